@@ -1,0 +1,252 @@
+"""A suite names its tracks and protocols exactly: a TOML file, checked by pydantic.
+
+Every field that changes a truth is declared here and goes into the suite digest; the list of
+selectors does not, so a new selector joins a published leaderboard without a new truth.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ckptbench.types import InputError, digest
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Strict):
+    """Which examples of which data set, exactly.
+
+    ``name`` is ``digits``, ``glyphs``, ``torchvision:NAME`` or ``folder:PATH``. Sampling happens
+    per class with ``seed``: ``per_class`` examples or a ``rate`` of them for train;
+    ``test_per_class`` for test; ``pool_per_class`` further ones from which the truth's seeds draw
+    their own training sets.
+    """
+
+    name: str
+    classes: tuple[str, ...] | int | None = Field(None, description="names, or the first so many")
+    per_class: int | None = Field(None, ge=1)
+    rate: float | None = Field(None, gt=0, le=1)
+    pool_per_class: int | None = Field(None, ge=1)
+    test_per_class: int | None = Field(None, ge=1)
+    test_fraction: float = Field(0.3, gt=0, lt=1, description="where the set has no test split of its own")
+    seed: int = 0
+    size: int = Field(32, ge=8, le=1024)
+    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
+    label_map: Literal["none", "parity", "digit-ge-5", "mean-colour"] = "none"
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Data:
+        if self.per_class is not None and self.rate is not None:
+            raise ValueError("give per_class or rate, not both")
+        return self
+
+
+Augment = Literal["none", "flip", "crop", "crop-flip"]
+Precision = Literal["fp32", "bf16", "auto"]
+
+
+class Training(_Strict):
+    """How a network is trained: shared by source runs and fine-tuning."""
+
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["constant", "step", "cosine"] = "cosine"
+    milestones: tuple[int, ...] = Field((), description="epochs (or iterations) at which step multiplies the rate")
+    gamma: float = Field(0.1, gt=0, le=1)
+    batch: int = Field(128, ge=1)
+    augment: Augment = "none"
+    precision: Precision = "auto"
+
+
+class Source(_Strict):
+    """A source run that ckptbench trains itself, or (``checkpoints``) a folder of yours."""
+
+    name: str
+    architecture: str
+    data: Data | None = None
+    training: Training | None = None
+    epochs: int | None = Field(None, ge=1)
+    seed: int = 0
+    judge: tuple[int, ...] | None = Field(None, description="epochs the suite judges; all when absent")
+    checkpoints: str | None = None
+    mean: tuple[float, float, float] | None = Field(None, description="pixel normalisation of the source run")
+    std: tuple[float, float, float] | None = None
+
+    @model_validator(mode="after")
+    def _trained_or_given(self) -> Source:
+        if self.checkpoints is None and (self.data is None or self.training is None or self.epochs is None):
+            raise ValueError(f"source {self.name!r} needs either checkpoints, or data, training and epochs")
+        return self
+
+
+class TargetSpec(_Strict):
+    name: str
+    data: Data
+
+
+class FE(_Strict):
+    """Feature extraction: L2-penalised softmax regression on frozen features.
+
+    The objective is mean cross-entropy + ``penalty``/2 * |W|^2, intercept free; ``tuned`` chooses
+    from ``grid`` on a ``validation`` part and refits on the seed's whole training set.
+    ``sample`` is the stratified share of the train split that a seed draws where the target has
+    no pool. ``solver = "adam"`` is the recipe of inadequately-pretrained-models, section 4.4.
+    ``part`` fits on F_m (main) or F_r (residual) of the spectral split at ``threshold``; the basis
+    comes from the train features alone; ``split_batch`` is the paper's reading, per batch matrix.
+    """
+
+    name: str
+    scale: Literal["std", "raw"] = "std"
+    penalty: float | Literal["tuned"] = "tuned"
+    grid: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
+    validation: float = Field(0.2, gt=0, lt=1)
+    sample: float = Field(0.8, gt=0, le=1)
+    seeds: int = Field(5, ge=1)
+    part: Literal["all", "main", "residual"] = "all"
+    threshold: float = Field(0.8, gt=0, le=1)
+    split_batch: int | None = Field(None, ge=2)
+    solver: Literal["exact", "adam"] = "exact"
+    lr: float = 0.01
+    lr_milestones: tuple[float, ...] = Field((), description="shares of the length at which adam's rate is divided by 10")
+    batch: int = 128
+    epochs: int | None = 50
+    iterations: int | None = None
+    epochs_judged: tuple[int, ...] | None = Field(None, description="only these checkpoints")
+    assumed: tuple[str, ...] = Field((), description="what the paper leaves open and we chose")
+
+
+class FT(_Strict):
+    """Fine-tuning: the whole network with a new head whose rate is ``head_multiplier`` times.
+
+    ``penalty`` is l2 (weight decay), l2-sp, delta or tsvd, as in batch-spectral-shrinkage
+    (equations 2-4, 10); ``bss`` adds its equation 8 with that eta.
+    """
+
+    name: str
+    training: Training
+    epochs: int | None = Field(None, ge=1)
+    iterations: int | None = Field(None, ge=1)
+    head_multiplier: float = Field(10.0, gt=0)
+    rate: float = Field(1.0, gt=0, le=1, description="sampling rate of the train split, per class")
+    seeds: int = Field(3, ge=1)
+    penalty: Literal["l2", "l2-sp", "delta", "tsvd"] = "l2"
+    strength: float = Field(0.01, ge=0, description="beta of l2-sp, gamma of delta")
+    head_decay: float = Field(0.01, ge=0, description="alpha of l2-sp and kappa of delta: L2 on the new head")
+    bss: float = Field(0.0, ge=0, description="eta; the paper uses 0.001")
+    bss_k: int = Field(1, ge=1)
+    tsvd_r: int = Field(8, ge=1)
+    epochs_judged: tuple[int, ...] | None = Field(None, description="only these checkpoints")
+    assumed: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> FT:
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError(f"protocol {self.name!r} needs epochs or iterations, one of them")
+        return self
+
+
+Protocol = FE | FT
+
+
+class Suite(_Strict):
+    name: str
+    title: str
+    note: str = Field("", description="what a reader must know before believing it; shown on every page")
+    sources: tuple[Source, ...]
+    targets: tuple[TargetSpec, ...]
+    fe: tuple[FE, ...] = ()
+    ft: tuple[FT, ...] = ()
+    selectors: tuple[str, ...] = ("*",)
+    repeats: int = Field(3, ge=1, description="how often a random selector is scored")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Suite:
+        for what, items in (
+            ("sources", self.sources), ("targets", self.targets), ("protocols", self.protocols),
+        ):  # fmt: skip
+            names = [item.name for item in items]  # type: ignore[attr-defined]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"two {what} are called {twice[0]!r}")
+        return self
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        return (*self.fe, *self.ft)
+
+    @property
+    def digest(self) -> str:
+        """Covers tracks and protocols, not the selectors nor the prose."""
+        return digest(self.model_dump(mode="json", exclude={"selectors", "repeats", "title", "note"}))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """' (did you mean "x"?)' or, with nothing near, a list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "known: " + (", ".join(known) or "none")
+
+
+def suite_folders() -> list[Path]:
+    """Where suites are looked for: the tree's, or the wheel's copy."""
+    here = Path(__file__).resolve().parent
+    return [folder for folder in (here.parent / "suites", here / "_suites") if folder.is_dir()]
+
+
+def known_suites() -> dict[str, Path]:
+    return {path.stem: path for folder in suite_folders() for path in sorted(folder.glob("*.toml"))}
+
+
+def load_suite(name: str | os.PathLike[str]) -> Suite:
+    """Read a suite by its name, or from the path of a TOML file.
+
+    Raises
+    ------
+    InputError
+        If there is no such suite, or a key or value in it is wrong.
+    """
+    text = str(name)
+    path = Path(text) if text.endswith(".toml") else known_suites().get(text)
+    if path is None:
+        raise InputError(f"no suite is called {text!r}: {nearest(text, known_suites())}")
+    try:
+        raw: dict[str, Any] = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"there is no suite file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"suite file {path} cannot be read: {error}") from None
+    raw.setdefault("name", path.stem)
+    try:
+        return Suite.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"suite file {path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, as a sentence."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        return f"unknown key {where!r}, {nearest(key, _all_keys())}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def _all_keys() -> set[str]:
+    models: tuple[type[BaseModel], ...] = (Suite, Source, TargetSpec, Data, Training, FE, FT)
+    return {key for model in models for key in model.model_fields}
