@@ -1,0 +1,262 @@
+"""Plugins: selectors and extractors are classes in files, found by path, by option or by entry point.
+
+In-tree and outside plugins take the same way in. A file is executed under a module name of its own,
+which is in ``sys.modules`` before the code runs (dataclasses with postponed annotations look there)
+and is taken out again if it fails. What crosses a process boundary is a ``PluginSpec``, never a
+live object; the spec is also the plugin's provenance and part of every cache key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import sys
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from ckptbench.suites import nearest
+from ckptbench.types import InputError
+
+Kind = Literal["selector", "extractor"]
+ENVIRONMENT = "CKPTBENCH_PLUGINS"
+NEEDS = ("features", "labels", "source_probs", "source_logits", "source", "weights")
+_METHODS: dict[Kind, tuple[str, ...]] = {"selector": ("score", "score_pool"), "extractor": ("build",)}
+
+
+@dataclass(frozen=True)
+class PluginSpec:
+    """Everything needed to make a plugin again in another process.
+
+    ``where`` is the path of its file, or ``entry:GROUP:NAME``; ``digest`` is that of the source.
+    """
+
+    kind: Kind
+    name: str
+    where: str
+    digest: str
+    params: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """``name`` or ``name:param=value,...``: how tables call it."""
+        if not self.params:
+            return self.name
+        return self.name + ":" + ",".join(f"{key}={value}" for key, value in self.params)
+
+    @property
+    def origin(self) -> str:
+        """``ckptbench`` for the tree's own, else the file's name or the entry point."""
+        if Path(self.where).parent in _own_folders(self.kind):
+            return "ckptbench"
+        return self.where if self.where.startswith("entry:") else Path(self.where).name
+
+    @cached_property
+    def plugin(self) -> type:
+        return _find_class(self.kind, self.where, self.name)
+
+    def make(self) -> Any:
+        """A new instance with this spec's parameters set."""
+        instance = self.plugin()
+        for key, value in self.params:
+            setattr(instance, key, value)
+        return instance
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        default = () if self.kind == "extractor" else ("features", "labels")
+        return tuple(getattr(self.plugin, "needs", default))
+
+    @property
+    def random(self) -> bool:
+        return bool(getattr(self.plugin, "random", False))
+
+    @property
+    def pool(self) -> bool:
+        return hasattr(self.plugin, "score_pool")
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Parameters (annotated class attributes) and their defaults."""
+        return {name: getattr(self.plugin, name) for name in _hints(self.plugin)}
+
+    def with_params(self, text: str) -> PluginSpec:
+        """The same plugin with ``param=value,...`` set.
+
+        Raises
+        ------
+        InputError
+            If there is no such parameter, or the value does not fit its type.
+        """
+        hints = _hints(self.plugin)
+        params = dict(self.params)
+        for item in text.split(","):
+            key, equals, value = item.partition("=")
+            if not equals:
+                raise InputError(f"{self.name}: parameter {item!r} should read name=value")
+            if key not in hints:
+                raise InputError(f"{self.name} has no parameter {key!r}: {nearest(key, hints)}")
+            try:
+                raw = None if value.lower() == "none" else value
+                params[key] = TypeAdapter(hints[key]).validate_python(raw)
+            except ValidationError:
+                raise InputError(f"{self.name}: {key}={value!r} is not {hints[key]}") from None
+            if params[key] == getattr(self.plugin, key):
+                del params[key]
+        return PluginSpec(self.kind, self.name, self.where, self.digest, tuple(sorted(params.items())))
+
+
+@dataclass
+class Registry:
+    """All plugins of one kind that were found, and the files that could not be loaded."""
+
+    kind: Kind
+    specs: dict[str, PluginSpec] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def add(self, spec: PluginSpec) -> None:
+        other = self.specs.get(spec.name)
+        if other is not None and other.where != spec.where:
+            raise InputError(
+                f"two {self.kind}s are called {spec.name!r}: one from {other.where}, one from {spec.where}"
+            )
+        self.specs[spec.name] = spec
+
+    def __getitem__(self, label: str) -> PluginSpec:
+        """Look up ``name`` or ``name:param=value,...``."""
+        name, _, params = label.partition(":")
+        if name not in self.specs:
+            raise InputError(f"no {self.kind} is called {name!r}: {nearest(name, self.specs)}")
+        spec = self.specs[name]
+        return spec.with_params(params) if params else spec
+
+    def select(self, labels: Iterable[str]) -> list[PluginSpec]:
+        """Specs for a list of labels. ``*`` means all; a feature score then also comes standardised."""
+        chosen: dict[str, PluginSpec] = {}
+        for label in labels:
+            if label == "*":
+                for spec in self.specs.values():
+                    chosen[spec.label] = spec
+                    if "scale" in spec.defaults:
+                        scaled = spec.with_params("scale=std")
+                        chosen[scaled.label] = scaled
+            else:
+                spec = self[label]
+                chosen[spec.label] = spec
+        return list(chosen.values())
+
+
+def load_plugins(kind: Kind, paths: Sequence[str | os.PathLike[str]] = ()) -> Registry:
+    """Find every plugin of a kind: the tree's folder, ``paths``, the environment, entry points.
+
+    Parameters
+    ----------
+    paths : files or folders given with ``--plugins``; ``CKPTBENCH_PLUGINS`` adds to them, separated
+        as in PATH.
+
+    Raises
+    ------
+    InputError
+        If a path is not there or two plugins share a name. A file that cannot be imported is no
+        error: it is listed in ``Registry.broken``.
+    """
+    registry = Registry(kind)
+    extra = [Path(path) for path in (*paths, *filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)))]
+    for path in extra:
+        if not path.exists():
+            raise InputError(f"there is no plugin file or folder {path}")
+    files = [file for folder in _own_folders(kind) for file in _python_files(folder)]
+    files += [file for path in extra for file in _python_files(path)]
+    for file in dict.fromkeys(file.resolve() for file in files):
+        try:
+            classes = _classes(kind, _module(str(file)))
+        except Exception as error:  # a stranger's code may raise anything: named, and the rest still runs
+            registry.broken[str(file)] = f"{type(error).__name__}: {error}"
+            continue
+        for plugin in classes:
+            registry.add(PluginSpec(kind, plugin.name, str(file), _digest(str(file))))
+    for entry in importlib.metadata.entry_points(group=f"ckptbench.{kind}s"):
+        where = f"entry:{entry.group}:{entry.name}"
+        try:
+            found = entry.load()
+            source = inspect.getsourcefile(found) or ""
+            classes = [found] if inspect.isclass(found) else _classes(kind, found)
+        except Exception as error:
+            registry.broken[where] = f"{type(error).__name__}: {error}"
+            continue
+        for plugin in classes:
+            registry.add(PluginSpec(kind, plugin.name, where, _digest(source)))
+    return registry
+
+
+def _own_folders(kind: Kind) -> list[Path]:
+    here = Path(__file__).resolve().parent
+    return [f for f in (here.parents[1] / f"{kind}s", here / f"_{kind}s") if f.is_dir()]
+
+
+def _python_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.glob("*.py") if not file.name.startswith("_"))
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def _module(path: str) -> ModuleType:
+    name = f"ckptbench_plugin_{Path(path).stem}_{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _classes(kind: Kind, module: ModuleType) -> list[Any]:
+    """Classes defined in the module itself that have a name and one of the kind's methods."""
+    return [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and value.__module__ == module.__name__
+        and not value.__name__.startswith("_")
+        and isinstance(getattr(value, "name", None), str)
+        and any(callable(getattr(value, method, None)) for method in _METHODS[kind])
+    ]
+
+
+def _find_class(kind: Kind, where: str, name: str) -> type:
+    if where.startswith("entry:"):
+        _, group, entry_name = where.split(":", 2)
+        (entry,) = importlib.metadata.entry_points(group=group, name=entry_name)
+        found = entry.load()
+        classes = [found] if inspect.isclass(found) else _classes(kind, found)
+    else:
+        classes = _classes(kind, _module(where))
+    return next(plugin for plugin in classes if plugin.name == name)
+
+
+def _hints(plugin: type) -> dict[str, Any]:
+    return {
+        name: hint
+        for name, hint in typing.get_type_hints(plugin).items()
+        if typing.get_origin(hint) is not typing.ClassVar and hasattr(plugin, name)
+    }

@@ -1,0 +1,22 @@
+"""``smallcnn``: three convolutions and a linear head, for the demo and for tests on any laptop."""
+
+from torch import nn
+
+from ckptbench.checkpoints import last_linear
+
+
+class SmallCNN:
+    name = "small"
+
+    def architectures(self):
+        return ["smallcnn"]
+
+    def build(self, architecture, classes, width=24):
+        channels = [3, width, 2 * width, 4 * width]
+        layers = []
+        for inputs, outputs in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes))
+
+    def head(self, model):
+        return last_linear(model)
