@@ -1,0 +1,196 @@
+"""Source runs: train a network from its initialisation and keep a checkpoint of every epoch.
+
+A run is addressed by all that changes its weights. Killed and started again it goes on from its last
+whole epoch: nothing depends on a global random state, and the optimiser's state is saved beside the
+weights (as tensors, never pickled), so it ends with the weights of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ckptbench.checkpoints import RUN_FILE, Architecture, file_digest, read_run
+from ckptbench.extract import IMAGENET, Normalisation
+from ckptbench.store import Store, atomic, write_text
+from ckptbench.suites import Source, Training
+from ckptbench.training import (
+    augment, autocast, batches, optimiser, predict, schedule, seeded, set_rate, steps_per_epoch, to_input,
+)  # fmt: skip
+from ckptbench.types import Checkpoint, Examples, InputError, Target, derive_seed
+
+RESUME_FILE = "resume.safetensors"
+
+
+def normalisation(source: Source) -> Normalisation:
+    """The pixel statistics a source run was trained with: as declared, else ImageNet's."""
+    return source.mean or IMAGENET[0], source.std or IMAGENET[1]
+
+
+def run_key(source: Source, data_digest: str) -> dict[str, Any]:
+    """All that changes the weights of a source run."""
+    declared = source.model_dump(mode="json", exclude={"name", "judge", "checkpoints", "data"})
+    return {"what": "run/1", **declared, "data": data_digest}
+
+
+def run_folder(source: Source, data_digest: str, store: Store) -> Path:
+    if source.checkpoints is not None:
+        return Path(source.checkpoints)
+    return store.run_folder(run_key(source, data_digest), source.name)
+
+
+def trajectory(source: Source, folder: Path) -> list[Checkpoint]:
+    """The checkpoints of a run that the suite judges.
+
+    Raises
+    ------
+    InputError
+        If an epoch that the suite names has no checkpoint.
+    """
+    checkpoints = read_run(folder, source.architecture, source.name)
+    if source.judge is None:
+        return checkpoints
+    by_epoch = {checkpoint.epoch: checkpoint for checkpoint in checkpoints}
+    absent = [epoch for epoch in source.judge if epoch not in by_epoch]
+    if absent:
+        raise InputError(f"source {source.name} has no checkpoint of epoch {absent[0]} in {folder}")
+    return [by_epoch[epoch] for epoch in source.judge]
+
+
+def epochs_done(folder: Path) -> int:
+    """The last epoch whose checkpoint a run has, -1 where it has none."""
+    try:
+        return int(json.loads((folder / RUN_FILE).read_text())["checkpoints"][-1]["epoch"])
+    except (OSError, ValueError, KeyError, IndexError):
+        return -1
+
+
+def pretrain(
+    source: Source,
+    data: Target,
+    architecture: Architecture,
+    store: Store,
+    device: torch.device,
+    progress: Callable[[int, float], None] = lambda epoch, accuracy: None,
+) -> Path:
+    """Train a source run to its end, or go on with it, and return its folder.
+
+    Parameters
+    ----------
+    data : the source set; its test split gives the source accuracy
+    progress : called with each epoch done and its source accuracy
+    """
+    folder = run_folder(source, data.digest, store)
+    if source.checkpoints is not None:
+        return folder
+    assert source.training is not None and source.epochs is not None  # the suite's own check
+    with store.lock({"run": folder.name}):
+        if epochs_done(folder) < source.epochs:
+            _train(source, source.training, source.epochs, data, architecture, folder, device, progress)
+    return folder
+
+
+def _train(
+    source: Source,
+    training: Training,
+    epochs: int,
+    data: Target,
+    architecture: Architecture,
+    folder: Path,
+    device: torch.device,
+    progress: Callable[[int, float], None],
+) -> None:
+    seed = derive_seed("pretrain", source.seed)
+    mean, std = normalisation(source)
+    with seeded(seed, device):
+        network = architecture.build(len(data.classes)).to(device, memory_format=torch.channels_last)
+    opt = optimiser([{"params": list(network.parameters())}], training)
+    images, labels = on_device(data.train, device)
+    test_images, test_labels = on_device(data.test, device)
+    rows: list[dict[str, Any]] = []
+    first = _resume(folder, network, opt, rows)
+
+    def keep(epoch: int, seconds: float) -> None:
+        predicted = predict(network, test_images, mean, std, training.precision)
+        accuracy = float((predicted == test_labels).double().mean())
+        path = folder / f"epoch-{epoch:03d}.safetensors"
+        weights = {key: value.contiguous() for key, value in network.state_dict().items()}
+        with atomic(path) as file:
+            file.write(save(weights))
+        fact = {"epoch": epoch, "file": path.name, "digest": file_digest(path), "source_accuracy": accuracy}
+        rows.append({**fact, "seconds": seconds})
+        facts = {"source": source.model_dump(mode="json"), "data": data.digest, "checkpoints": rows}
+        write_text(folder / RUN_FILE, json.dumps(facts, indent=1))
+        with atomic(folder / RESUME_FILE) as file:
+            file.write(save(_state(network, opt), {"epoch": str(epoch)}))
+        progress(epoch, accuracy)
+
+    if first == 0:
+        keep(0, 0.0)
+    steps = steps_per_epoch(len(labels), training.batch)
+    for epoch in range(first or 1, epochs + 1):
+        before = time.perf_counter()
+        network.train()
+        # What the network itself draws (dropout) is a function of the epoch alone, too.
+        with seeded(derive_seed(seed, "epoch", epoch), device):
+            for step, chosen in enumerate(batches(len(labels), training.batch, seed, epoch)):
+                indices = chosen.to(device)
+                done = (epoch - 1) * steps + step
+                set_rate(opt, schedule(training, done, epochs * steps, steps))
+                batch = augment(images[indices], training.augment, seed, epoch, indices)
+                with autocast(training.precision, device):
+                    loss = F.cross_entropy(network(to_input(batch, mean, std)), labels[indices])
+                opt.zero_grad(set_to_none=True)
+                loss.backward()
+                opt.step()
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"source run {source.name} diverged in epoch {epoch} (loss {loss.item()}): "
+                "a smaller lr is needed"
+            )
+        keep(epoch, time.perf_counter() - before)
+
+
+def on_device(examples: Examples, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All images of a split as uint8 on the device, with their labels, decoded once."""
+    images = torch.from_numpy(examples.images(slice(None))).to(device)
+    return images, torch.tensor(examples.labels, device=device)
+
+
+def _state(network: nn.Module, opt: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = {f"network.{key}": value.contiguous() for key, value in network.state_dict().items()}
+    for index, values in opt.state_dict()["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                state[f"optimiser.{index}.{key}"] = value.contiguous()
+    return state
+
+
+def _resume(folder: Path, network: nn.Module, opt: torch.optim.Optimizer, rows: list[dict[str, Any]]) -> int:
+    """Load the state after the last whole epoch; returns the next epoch (0 for a new run)."""
+    path = folder / RESUME_FILE
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            epoch = int(file.metadata()["epoch"])
+        state = load_file(path)
+        rows += json.loads((folder / RUN_FILE).read_text())["checkpoints"][: epoch + 1]
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+        return 0  # nothing, or nothing whole: files are replaced atomically, so this is a new run
+    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        if key.startswith("optimiser."):
+            _, index, name = key.split(".", 2)
+            moments.setdefault(int(index), {})[name] = value
+    groups = opt.state_dict()["param_groups"]
+    opt.load_state_dict({"state": moments, "param_groups": groups})
+    return epoch + 1
