@@ -387,7 +387,7 @@ def _list_files(root: Path, kinds: Sequence[str]) -> Files:
     labels: list[int] = []
     for label, kind in enumerate(kinds):
         found = [
-            os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
+            f"{Path(folder).relative_to(root).as_posix()}/{name}"
             for folder, _, names in os.walk(root / kind)
             for name in names
             if name.lower().endswith(SUFFIXES) and not name.startswith(".")
@@ -442,7 +442,7 @@ def _glyph_mask(font: str, character: str, stroke: int) -> Image.Image:
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     # Basic layout: the other one is used only where libraqm is, and shapes differently.
-    type_ = ImageFont.truetype(path, 44, layout_engine=ImageFont.Layout.BASIC)
+    type_ = ImageFont.truetype(path, 50, layout_engine=ImageFont.Layout.BASIC)
     mask = Image.new("L", (MASK_SIZE, MASK_SIZE))
     middle = (MASK_SIZE / 2, MASK_SIZE / 2)
     left, top, right, bottom = type_.getbbox(character, stroke_width=stroke)
