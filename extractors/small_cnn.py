@@ -1,5 +1,7 @@
 """``smallcnn``: three convolutions and a linear head, for the demo and for tests on any laptop."""
 
+from itertools import pairwise
+
 from torch import nn
 
 from ckptbench.checkpoints import last_linear
@@ -14,8 +16,9 @@ class SmallCNN:
     def build(self, architecture, classes, width=24):
         channels = [3, width, 2 * width, 4 * width]
         layers = []
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
-            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        for inputs, outputs in pairwise(channels):
+            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes))
 
     def head(self, model):

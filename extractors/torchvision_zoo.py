@@ -19,7 +19,8 @@ class TorchvisionZoo:
 
     def build(self, architecture, classes, stem="imagenet"):
         # Auxiliary heads (googlenet, inception) train nothing here and would be the last linear layer.
-        extra = {"init_weights": True, "aux_logits": False} if architecture in ("googlenet", "inception_v3") else {}
+        auxiliary = architecture in ("googlenet", "inception_v3")
+        extra = {"init_weights": True, "aux_logits": False} if auxiliary else {}
         model = models.get_model(architecture, weights=None, num_classes=classes, **extra)
         if stem == "small":
             if not isinstance(model, models.ResNet):

@@ -170,7 +170,9 @@ def load_plugins(kind: Kind, paths: Sequence[str | os.PathLike[str]] = ()) -> Re
         error: it is listed in ``Registry.broken``.
     """
     registry = Registry(kind)
-    extra = [Path(path) for path in (*paths, *filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)))]
+    extra = [
+        Path(path) for path in (*paths, *filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)))
+    ]
     for path in extra:
         if not path.exists():
             raise InputError(f"there is no plugin file or folder {path}")

@@ -24,7 +24,16 @@ from ckptbench.extract import IMAGENET, Normalisation
 from ckptbench.store import Store, atomic, write_text
 from ckptbench.suites import Source, Training
 from ckptbench.training import (
-    augment, autocast, batches, optimiser, predict, schedule, seeded, set_rate, steps_per_epoch, to_input,
+    augment,
+    autocast,
+    batches,
+    optimiser,
+    predict,
+    schedule,
+    seeded,
+    set_rate,
+    steps_per_epoch,
+    to_input,
 )  # fmt: skip
 from ckptbench.types import Checkpoint, Examples, InputError, Target, derive_seed
 
@@ -185,7 +194,9 @@ def _resume(folder: Path, network: nn.Module, opt: torch.optim.Optimizer, rows: 
         rows += json.loads((folder / RUN_FILE).read_text())["checkpoints"][: epoch + 1]
     except (OSError, ValueError, KeyError, safetensors.SafetensorError):
         return 0  # nothing, or nothing whole: files are replaced atomically, so this is a new run
-    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
+    network.load_state_dict(
+        {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+    )
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         if key.startswith("optimiser."):

@@ -62,7 +62,9 @@ class Training(_Strict):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     schedule: Literal["constant", "step", "cosine"] = "cosine"
-    milestones: tuple[int, ...] = Field((), description="epochs (or iterations) at which step multiplies the rate")
+    milestones: tuple[int, ...] = Field(
+        (), description="epochs (or iterations) at which step multiplies the rate"
+    )
     gamma: float = Field(0.1, gt=0, le=1)
     batch: int = Field(128, ge=1)
     augment: Augment = "none"
@@ -118,7 +120,9 @@ class FE(_Strict):
     split_batch: int | None = Field(None, ge=2)
     solver: Literal["exact", "adam"] = "exact"
     lr: float = 0.01
-    lr_milestones: tuple[float, ...] = Field((), description="shares of the length at which adam's rate is divided by 10")
+    lr_milestones: tuple[float, ...] = Field(
+        (), description="shares of the length at which adam's rate is divided by 10"
+    )
     batch: int = 128
     epochs: int | None = 50
     iterations: int | None = None

@@ -110,6 +110,7 @@ class Candidate:
     features : N x D, as stored (often a float16 memory map) or, in a scaled view, float64
     labels : N integers in 0..C-1; or N x K floats for regression and multi-label targets
     source_probs : N x C_s float64 softmax of the source head, None without a head
+    source_logits : N x C_s float64, what they are the softmax of, None without a head
     source : rows of the source set with their labels, None where there are none
     seed : names the target (and the repeat of a random selector), not the checkpoint, so that
         checkpoints are compared on the same batches and subsets
@@ -123,12 +124,14 @@ class Candidate:
     checkpoint: Checkpoint | None = None
     seed: int = 0
     make_model: Callable[[], nn.Module] | None = field(default=None, repr=False)
+    source_logits: Float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _readonly(self.features))
         object.__setattr__(self, "labels", _readonly(self.labels))
-        if self.source_probs is not None:
-            object.__setattr__(self, "source_probs", _readonly(self.source_probs))
+        for name in ("source_probs", "source_logits"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _readonly(getattr(self, name)))
 
     @property
     def rng(self) -> np.random.Generator:
@@ -175,7 +178,7 @@ class Candidate:
         matrix[:, constant] = 0.0
         return Candidate(
             matrix, self.labels, self.make_spectrum, self.source_probs, self.source,
-            self.checkpoint, self.seed, self.make_model,
+            self.checkpoint, self.seed, self.make_model, self.source_logits,
         )  # fmt: skip
 
     def model(self) -> nn.Module:
@@ -189,7 +192,7 @@ class Candidate:
 class Selector(Protocol):
     """What a selector plugin looks like; nothing need inherit from it.
 
-    ``needs`` is a subset of features, labels, source_probs, source, weights (features and labels
+    ``needs`` is a subset of features, labels, source_probs, source_logits, source, weights (features and labels
     where it is not given); ``random`` says that the score draws from ``candidate.rng``. Annotated
     class attributes with defaults are parameters. A selector with a parameter ``scale`` ("raw" or
     "std") is handed the features scaled that way. One that defines ``score_pool(candidates) ->
