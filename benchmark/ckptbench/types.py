@@ -143,6 +143,13 @@ class Candidate:
         """The features as float64, read-only, converted once."""
         return _readonly(np.asarray(self.features, dtype=np.float64))
 
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """The labels, for a score that is defined for one class per example and for nothing else."""
+        if self.labels.ndim != 1:
+            raise InputError("this score needs one class per example, and these labels are columns of numbers")
+        return self.labels
+
     @cached_property
     def n_classes(self) -> int:
         return self.onehot.shape[1]
