@@ -60,8 +60,11 @@ class Checkpoint:
 class Examples(Protocol):
     """Labelled images of one split, decoded only when asked for."""
 
-    labels: NDArray[np.int64]
-    digest: str
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    @property
+    def digest(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -147,12 +150,12 @@ class Candidate:
     def classes(self) -> NDArray[np.int64]:
         """The labels, for a score that is defined for one class per example and for nothing else."""
         if self.labels.ndim != 1:
-            raise InputError("this score needs one class per example, and these labels are columns of numbers")
+            raise InputError("this score needs one class per example, found columns of numbers")
         return self.labels
 
     @cached_property
     def n_classes(self) -> int:
-        return self.onehot.shape[1]
+        return int(self.onehot.shape[1])
 
     @cached_property
     def onehot(self) -> Float:
@@ -184,9 +187,16 @@ class Candidate:
         matrix /= np.where(constant, 1.0, spread)
         matrix[:, constant] = 0.0
         return Candidate(
-            matrix, self.labels, self.make_spectrum, self.source_probs, self.source,
-            self.checkpoint, self.seed, self.make_model, self.source_logits,
-        )  # fmt: skip
+            matrix,
+            self.labels,
+            self.make_spectrum,
+            self.source_probs,
+            self.source,
+            self.checkpoint,
+            self.seed,
+            self.make_model,
+            self.source_logits,
+        )
 
     def model(self) -> nn.Module:
         """The network itself, for selectors that need weights."""
@@ -199,8 +209,8 @@ class Candidate:
 class Selector(Protocol):
     """What a selector plugin looks like; nothing need inherit from it.
 
-    ``needs`` is a subset of features, labels, source_probs, source_logits, source, weights (features and labels
-    where it is not given); ``random`` says that the score draws from ``candidate.rng``. Annotated
+    ``needs`` is a subset of features, labels, source_probs, source_logits, source, weights (features
+    and labels where it is not given); ``random`` says that the score draws from ``candidate.rng``. Annotated
     class attributes with defaults are parameters. A selector with a parameter ``scale`` ("raw" or
     "std") is handed the features scaled that way. One that defines ``score_pool(candidates) ->
     array`` instead of ``score`` sees the whole trajectory at once.
