@@ -37,7 +37,7 @@ def last_linear(model: nn.Module) -> str:
             f"{type(model).__name__} has no linear layer, so it has no penultimate features: "
             "name another layer to take them from"
         )
-    return names[-1]
+    return str(names[-1])
 
 
 def file_digest(path: Path) -> str:

@@ -106,7 +106,7 @@ def _network(checkpoint: Checkpoint, recipe: Recipe, store: Store, device: torch
         # What follows the last linear layer (nothing, in every torchvision family) sees features.
         model.set_submodule(name, nn.Identity())
     model.requires_grad_(False)
-    return model.to(device, memory_format=torch.channels_last)
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def _extract_group(
@@ -175,7 +175,7 @@ def _penultimate(network: nn.Module, batch: Tensor, layer: str | None) -> Tensor
         finally:
             handle.remove()
         rows = caught[-1]
-    return rows.mean(dim=(2, 3)) if rows.ndim == 4 else rows.flatten(1)
+    return rows.mean(dim=(2, 3)) if rows.ndim == 4 else torch.flatten(rows, 1)
 
 
 def _batches(examples: Examples) -> Iterator[tuple[int, Array]]:

@@ -250,7 +250,7 @@ def _find_class(kind: Kind, where: str, name: str) -> type:
         _, group, entry_name = where.split(":", 2)
         (entry,) = importlib.metadata.entry_points(group=group, name=entry_name)
         found = entry.load()
-        classes = [found] if inspect.isclass(found) else _classes(kind, found)
+        classes: list[Any] = [found] if inspect.isclass(found) else _classes(kind, found)
     else:
         classes = _classes(kind, _module(where))
     return next(plugin for plugin in classes if plugin.name == name)

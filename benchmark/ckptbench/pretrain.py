@@ -34,7 +34,7 @@ from ckptbench.training import (
     set_rate,
     steps_per_epoch,
     to_input,
-)  # fmt: skip
+)
 from ckptbench.types import Checkpoint, Examples, InputError, Target, derive_seed
 
 RESUME_FILE = "resume.safetensors"
@@ -101,7 +101,9 @@ def pretrain(
     folder = run_folder(source, data.digest, store)
     if source.checkpoints is not None:
         return folder
-    assert source.training is not None and source.epochs is not None  # the suite's own check
+    # The suite's own check says so: a source run has a folder, or all that training needs.
+    assert source.training is not None
+    assert source.epochs is not None
     with store.lock({"run": folder.name}):
         if epochs_done(folder) < source.epochs:
             _train(source, source.training, source.epochs, data, architecture, folder, device, progress)
@@ -121,7 +123,7 @@ def _train(
     seed = derive_seed("pretrain", source.seed)
     mean, std = normalisation(source)
     with seeded(seed, device):
-        network = architecture.build(len(data.classes)).to(device, memory_format=torch.channels_last)
+        network = architecture.build(len(data.classes)).to(device).to(memory_format=torch.channels_last)
     opt = optimiser([{"params": list(network.parameters())}], training)
     images, labels = on_device(data.train, device)
     test_images, test_labels = on_device(data.test, device)
@@ -159,7 +161,7 @@ def _train(
                 with autocast(training.precision, device):
                     loss = F.cross_entropy(network(to_input(batch, mean, std)), labels[indices])
                 opt.zero_grad(set_to_none=True)
-                loss.backward()
+                torch.autograd.backward(loss)
                 opt.step()
         if not torch.isfinite(loss):
             raise InputError(

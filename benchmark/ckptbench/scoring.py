@@ -11,11 +11,11 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import softmax
@@ -24,6 +24,9 @@ from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.spectrum import Spectrum
 from ckptbench.store import Store
 from ckptbench.types import Array, Candidate, Cell, Checkpoint, Float, InputError, SourceRows, derive_seed
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SOURCE_ROWS = 1000
 
@@ -125,9 +128,10 @@ class CandidateFiles:
     seed: int
     source_features: dict[str, Any] | None = None
     source_labels: Array | None = None
-    make_model: Callable[[], Any] | None = None
+    architecture: str | None = None
+    plugins: tuple[str, ...] = ()
 
-    def load(self, make_spectrum: Callable[..., Spectrum] = Spectrum) -> Candidate:
+    def load(self, make_spectrum: _Ledger) -> Candidate:
         """Read the candidate; features stay a memory map.
 
         Raises
@@ -139,20 +143,36 @@ class CandidateFiles:
         features = store.read_features(self.features, verify=False)
         if features is None:
             raise InputError(
-                f"features of {self.checkpoint.run} epoch {self.checkpoint.epoch} are not in the store: extract first"
+                f"features of {self.checkpoint.run} epoch {self.checkpoint.epoch} are not in the store: "
+                "extract first"
             )
         logits = None
         head = store.read_head(self.checkpoint.digest)
         if head is not None and head[0].shape[1] == features.shape[1]:
-            logits = features.astype(np.float64) @ head[0].T + head[1]
+            logits = _logits(features, *head)
         source = None
         if self.source_features is not None and self.source_labels is not None:
             rows = store.read_features(self.source_features, verify=False)
             source = None if rows is None else SourceRows(rows, self.source_labels)
         return Candidate(
-            features, self.labels, make_spectrum, None if logits is None else softmax(logits, axis=1), source,
-            self.checkpoint, self.seed, self.make_model, source_logits=logits,
-        )  # fmt: skip
+            features,
+            self.labels,
+            make_spectrum,
+            None if logits is None else softmax(logits, axis=1),
+            source,
+            self.checkpoint,
+            self.seed,
+            self._make_model if self.architecture else None,
+            source_logits=logits,
+        )
+
+    def _make_model(self) -> nn.Module:
+        from ckptbench.checkpoints import find_architecture
+
+        assert self.architecture is not None
+        assert self.checkpoint.path is not None
+        architecture = find_architecture(self.architecture, load_plugins("extractor", self.plugins))
+        return architecture.load(self.checkpoint.path)[0]
 
     def key(self, spec: PluginSpec, repeat: int) -> dict[str, Any]:
         """All that changes a score."""
@@ -201,50 +221,102 @@ class _Ledger:
         return elapsed - self.spent + sum(self.charged.values())
 
 
-def score_candidate(files: CandidateFiles, specs: Sequence[PluginSpec], repeats: int) -> list[Cell]:
-    """Every (selector, repeat) of one candidate that the store lacks; stores and returns all cells."""
-    store = Store(files.store)
-    cells = []
-    candidate: Candidate | None = None
-    ledger = _Ledger()
-    for spec in specs:
-        for repeat in range(repeats if spec.random else 1):
-            cell = store.read_cell(files.key(spec, repeat))
-            if cell is None or cell.status != "ok":
-                if candidate is None:
-                    candidate = files.load(ledger)
-                seeded = _repeat(candidate, repeat)
-                cell = _guarded(files.key(spec, repeat), spec, [seeded], ledger)[0]
-                store.write_cell(cell)
+@dataclass(frozen=True)
+class ScoreTask:
+    """Every selector on one candidate."""
+
+    files: CandidateFiles
+    specs: tuple[PluginSpec, ...]
+    repeats: int
+    target: str
+
+    @property
+    def name(self) -> str:
+        return f"score {self.target} {self.files.checkpoint.run} epoch {self.files.checkpoint.epoch}"
+
+    def cells(self) -> Iterator[tuple[PluginSpec, int, CandidateFiles, dict[str, Any]]]:
+        """(selector, repeat, candidate, key) of each cell."""
+        for spec in self.specs:
+            for repeat in range(self.repeats if spec.random else 1):
+                yield spec, repeat, self.files, self.files.key(spec, repeat)
+
+    def is_done(self) -> bool:
+        return _all_stored(self.files.store, (key for *_, key in self.cells()))
+
+    def run(self) -> list[Cell]:
+        """Compute and store the cells that the store lacks."""
+        store = Store(self.files.store)
+        candidate: Candidate | None = None
+        ledger = _Ledger()
+        cells = []
+        for spec, repeat, _, key in self.cells():
+            if store.is_ok(key):
+                continue
+            candidate = candidate or self.files.load(ledger)
+            (cell,) = _guarded([key], spec, [_repeat(candidate, repeat)], ledger)
+            store.write_cell(cell)
             cells.append(cell)
-    return cells
+        return cells
 
 
-def score_pool(files: Sequence[CandidateFiles], specs: Sequence[PluginSpec], repeats: int) -> list[Cell]:
-    """As ``score_candidate`` for selectors that see the whole trajectory."""
-    store = Store(files[0].store)
-    cells = []
-    candidates: list[Candidate] | None = None
-    ledger = _Ledger()
-    for spec in specs:
-        for repeat in range(repeats if spec.random else 1):
-            keys = pool_keys(files, spec, repeat)
-            found = [store.read_cell(key) for key in keys]
-            if any(cell is None or cell.status != "ok" for cell in found):
-                candidates = candidates or [file.load(ledger) for file in files]
-                found = list(_guarded_pool(keys, spec, [_repeat(c, repeat) for c in candidates], ledger))
-                for cell in found:
-                    store.write_cell(cell)
-            cells += [cell for cell in found if cell is not None]
-    return cells
+@dataclass(frozen=True)
+class PoolTask:
+    """Every pool selector on one trajectory."""
+
+    files: tuple[CandidateFiles, ...]
+    specs: tuple[PluginSpec, ...]
+    repeats: int
+    target: str
+
+    @property
+    def name(self) -> str:
+        return f"score {self.target} {self.files[0].checkpoint.run} pool"
+
+    def _jobs(self) -> Iterator[tuple[PluginSpec, int, list[dict[str, Any]]]]:
+        pool = hashlib.sha256(json.dumps([file.features for file in self.files], default=str).encode())
+        for spec in self.specs:
+            for repeat in range(self.repeats if spec.random else 1):
+                # The pool's members are part of each member's key.
+                yield (
+                    spec,
+                    repeat,
+                    [{**f.key(spec, repeat), "pool": pool.hexdigest()[:16]} for f in self.files],
+                )
+
+    def cells(self) -> Iterator[tuple[PluginSpec, int, CandidateFiles, dict[str, Any]]]:
+        for spec, repeat, keys in self._jobs():
+            for file, key in zip(self.files, keys, strict=True):
+                yield spec, repeat, file, key
+
+    def is_done(self) -> bool:
+        return _all_stored(self.files[0].store, (key for *_, key in self.cells()))
+
+    def run(self) -> list[Cell]:
+        """Compute and store what the store lacks; a pool is scored as a whole."""
+        store = Store(self.files[0].store)
+        candidates: list[Candidate] = []
+        ledger = _Ledger()
+        cells = []
+        for spec, repeat, keys in self._jobs():
+            if all(store.is_ok(key) for key in keys):
+                continue
+            candidates = candidates or [file.load(ledger) for file in self.files]
+            scored = _guarded(keys, spec, [_repeat(c, repeat) for c in candidates], ledger)
+            for cell in scored:
+                store.write_cell(cell)
+            cells += scored
+        return cells
 
 
-def pool_keys(files: Sequence[CandidateFiles], spec: PluginSpec, repeat: int) -> list[dict[str, Any]]:
-    """Keys of a pool selector's cells: the pool's members are part of each."""
-    pool = hashlib.sha256(json.dumps([file.features for file in files], default=str).encode()).hexdigest()[
-        :16
-    ]
-    return [{**file.key(spec, repeat), "pool": pool} for file in files]
+def _all_stored(root: Path, keys: Iterable[dict[str, Any]]) -> bool:
+    store = Store(root)
+    return all(store.is_ok(key) for key in keys)
+
+
+def _logits(features: Array, weight: Float, bias: Float) -> Float:
+    """W f + b in float64, by blocks: the features are never held whole in float64."""
+    blocks = (features[start : start + 4096] for start in range(0, len(features), 4096))
+    return np.concatenate([block.astype(np.float64) @ weight.T + bias for block in blocks])
 
 
 def _repeat(candidate: Candidate, repeat: int) -> Candidate:
@@ -255,12 +327,6 @@ def _repeat(candidate: Candidate, repeat: int) -> Candidate:
 
 
 def _guarded(
-    key: dict[str, Any], spec: PluginSpec, candidates: list[Candidate], ledger: _Ledger
-) -> list[Cell]:
-    return _guarded_pool([key], spec, candidates, ledger)
-
-
-def _guarded_pool(
     keys: Sequence[dict[str, Any]], spec: PluginSpec, candidates: list[Candidate], ledger: _Ledger
 ) -> list[Cell]:
     """Run a selector; whatever it raises becomes a failed cell with its message."""

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,7 +56,8 @@ class Store:
             facts = json.loads(sidecar.read_text())
             if verify and _checksum(path) != facts["checksum"]:
                 raise ValueError("checksum does not fit")
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return array
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, OSError) as error:
@@ -128,6 +129,11 @@ class Store:
             path.unlink(missing_ok=True)
             return None
 
+    def is_ok(self, key: dict[str, Any]) -> bool:
+        """Whether a cell is there and did not fail: what failed may have been the disk, or the code."""
+        cell = self.read_cell(key)
+        return cell is not None and cell.status == "ok"
+
     def write_cell(self, cell: Cell) -> None:
         text = json.dumps(cell.__dict__, default=str)
         write_text(self._cell_path(cell.key), text)
@@ -188,23 +194,6 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 def write_text(path: Path, text: str) -> None:
     with atomic(path) as file:
         file.write(text.encode())
-
-
-def once(store: Store, key: dict[str, Any], compute: Callable[[], Cell], retry_failed: bool = True) -> Cell:
-    """The cell of a key: as stored, or computed under its lock and stored.
-
-    A failed cell is computed again: what failed may have been the disk, the memory or the code.
-    """
-    cell = store.read_cell(key)
-    if cell is not None and (cell.status == "ok" or not retry_failed):
-        return cell
-    with store.lock(key):
-        cell = store.read_cell(key)
-        if cell is not None and cell.status == "ok":
-            return cell
-        cell = compute()
-        store.write_cell(cell)
-        return cell
 
 
 def _same_file(file: IO[str], path: Path) -> bool:

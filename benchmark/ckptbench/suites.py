@@ -178,9 +178,11 @@ class Suite(_Strict):
     @model_validator(mode="after")
     def _names_differ(self) -> Suite:
         for what, items in (
-            ("sources", self.sources), ("targets", self.targets), ("protocols", self.protocols),
-        ):  # fmt: skip
-            names = [item.name for item in items]  # type: ignore[attr-defined]
+            ("sources", self.sources),
+            ("targets", self.targets),
+            ("protocols", self.protocols),
+        ):
+            names = [item.name for item in items]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"two {what} are called {twice[0]!r}")

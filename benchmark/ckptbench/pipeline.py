@@ -1,0 +1,482 @@
+"""The way of the data: source runs, features, scores and truth of a suite, and the tables they give.
+
+Every stage computes what the store lacks and nothing else, so a stage can be run alone, again, or
+after a kill. ``tables`` writes what the store holds to ``results/<suite>/`` at any time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from ckptbench.checkpoints import Architecture, find_architecture
+from ckptbench.datasets import load_target
+from ckptbench.executor import Task, default_workers, run_tasks
+from ckptbench.extract import Recipe, extract, pick_device
+from ckptbench.plugins import PluginSpec, Registry, load_plugins
+from ckptbench.pretrain import epochs_done, normalisation, pretrain, run_folder, trajectory
+from ckptbench.progress import Reporter
+from ckptbench.scoring import SOURCE_ROWS, CandidateFiles, PoolTask, ScoreTask
+from ckptbench.store import Store, atomic, write_text
+from ckptbench.suites import FE, FT, Source, Suite
+from ckptbench.truth import FETask, FTTask, unpack
+from ckptbench.types import (
+    Array,
+    Cell,
+    Checkpoint,
+    Examples,
+    Provenance,
+    Target,
+    derive_seed,
+    digest,
+)
+
+Stage = Literal["pretrain", "extract", "score", "truth"]
+STAGES: tuple[Stage, ...] = ("pretrain", "extract", "score", "truth")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to compute, none of which changes what is computed (but ``precision``, which is in the keys)."""
+
+    device: str = "auto"
+    workers: int | None = None
+    cluster: str | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    plugins: tuple[str, ...] = ()
+    selectors: tuple[str, ...] | None = None
+    layer: str | None = None
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """The first examples of a split, as a split of its own."""
+
+    whole: Examples
+    count: int
+
+    @property
+    def digest(self) -> str:
+        return digest([self.whole.digest, self.count])
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.whole.labels[: self.count]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def images(self, indices: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+        return self.whole.images(np.arange(self.count)[indices])
+
+
+@dataclass
+class Bench:
+    """One suite with its store: the stages, in the order of ``STAGES``."""
+
+    suite: Suite
+    store: Store
+    options: Options = Options()
+    reporter: Reporter = field(default_factory=lambda: Reporter(quiet=True))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    # What the suite names, found and read once.
+
+    @cached_property
+    def device(self) -> torch.device:
+        return pick_device(self.options.device)
+
+    @cached_property
+    def workers(self) -> int:
+        return self.options.workers or default_workers(str(self.device))
+
+    @cached_property
+    def selectors(self) -> Registry:
+        return load_plugins("selector", self.options.plugins)
+
+    @cached_property
+    def specs(self) -> list[PluginSpec]:
+        return self.selectors.select(self.options.selectors or self.suite.selectors)
+
+    @cached_property
+    def targets(self) -> dict[str, Target]:
+        return {spec.name: load_target(spec) for spec in self.suite.targets}
+
+    @cached_property
+    def source_data(self) -> dict[str, Target]:
+        return {s.name: load_target(s.data, s.name) for s in self.suite.sources if s.data is not None}
+
+    @cached_property
+    def architectures(self) -> dict[str, Architecture]:
+        extractors = load_plugins("extractor", self.options.plugins)
+        return {
+            s.name: find_architecture(s.architecture, extractors, self.options.layer)
+            for s in self.suite.sources
+        }
+
+    def folder(self, source: Source) -> Path:
+        data = self.source_data.get(source.name)
+        return run_folder(source, data.digest if data else "", self.store)
+
+    @cached_property
+    def trajectories(self) -> dict[str, list[Checkpoint]]:
+        """The judged checkpoints of each source run; ask only after ``pretrain``."""
+        return {s.name: trajectory(s, self.folder(s)) for s in self.suite.sources}
+
+    def recipe(self, source: Source) -> Recipe:
+        return Recipe(self.architectures[source.name], normalisation(source), self.options.precision)
+
+    @property
+    def pairs(self) -> Iterable[tuple[Source, str]]:
+        return itertools.product(self.suite.sources, self.targets)
+
+    def source_rows(self, source: Source) -> Part | None:
+        data = self.source_data.get(source.name)
+        return Part(data.train, min(SOURCE_ROWS, len(data.train))) if data else None
+
+    def splits(self, source: Source) -> Iterable[tuple[str, str, Examples]]:
+        """(target, split, examples) of everything to extract under one source run."""
+        rows = self.source_rows(source)
+        if rows is not None:
+            yield source.name, "source", rows
+        for name, target in self.targets.items():
+            yield name, "train", target.train
+            yield name, "test", target.test
+            if target.pool is not None:
+                yield name, "pool", target.pool
+
+    # The stages.
+
+    def run(self, upto: Stage = "truth") -> None:
+        """Every stage up to one, each computing what the store lacks."""
+        for stage in STAGES[: STAGES.index(upto) + 1]:
+            before = time.perf_counter()
+            getattr(self, stage)()
+            self.seconds[stage] = time.perf_counter() - before
+
+    def pretrain(self) -> None:
+        """Train the source runs of the suite, or go on with them."""
+        for source in self.suite.sources:
+            if source.checkpoints is not None or source.epochs is None:
+                continue
+            left = source.epochs - epochs_done(self.folder(source))
+            with self.reporter.stage("pretrain", left) as advance:
+                pretrain(
+                    source,
+                    self.source_data[source.name],
+                    self.architectures[source.name],
+                    self.store,
+                    self.device,
+                    lambda epoch, accuracy, advance=advance: advance(  # type: ignore[misc]
+                        1, f"epoch {epoch}, source accuracy {100 * accuracy:.1f} %"
+                    ),
+                )
+
+    def extract(self) -> None:
+        """Features of every checkpoint on every split."""
+        for source in self.suite.sources:
+            recipe, checkpoints = self.recipe(source), self.trajectories[source.name]
+            for target, split, examples in self.splits(source):
+                missing = [c for c in checkpoints if not self.store.has_features(recipe.key(c, examples))]
+                with self.reporter.stage("extract", len(missing) * len(examples)) as advance:
+                    note = f"{target} {split}"
+                    extract(
+                        checkpoints,
+                        examples,
+                        recipe,
+                        self.store,
+                        self.device,
+                        lambda done, advance=advance, note=note: advance(done, note),  # type: ignore[misc]
+                    )
+        self._report_damage()
+
+    def score(self) -> None:
+        """Every selector on every candidate: a task per candidate, one per trajectory for pool scores."""
+        self._run("score", self.score_tasks(), "cpu")
+
+    def truth(self) -> None:
+        """Every FE and FT cell that the store lacks or that failed before."""
+        fe, ft = self.fe_tasks(), self.ft_tasks()
+        self._run("FE truth", fe, "cpu")
+        self._run("FT truth", ft, str(self.device))
+
+    def _run(self, name: str, tasks: Sequence[Any], device: str) -> None:
+        todo = [task for task in tasks if not task.is_done()]
+        failed: list[tuple[str, str]] = []
+        with self.reporter.stage(name, len(todo)) as advance:
+
+            def done(task: Task, cells: list[Cell]) -> None:
+                failed.extend((task.name, cell.message) for cell in cells if cell.status != "ok")
+                advance(1, task.name)
+
+            workers = self.workers if device == str(self.device) else default_workers("cpu")
+            run_tasks(todo, done, self.options.workers or workers, device, self.options.cluster)
+        for who, message in list(dict.fromkeys(failed))[:5]:
+            self.reporter.say(f"failed: {who}: {message}")
+        if len(failed) > 5:
+            self.reporter.say(
+                f"... and {len(failed) - 5} more failed cells; all are counted on the leaderboard"
+            )
+        self._report_damage()
+
+    def _report_damage(self) -> None:
+        for line in self.store.damaged:
+            self.reporter.say(f"damaged, and computed again: {line}")
+        self.store.damaged.clear()
+
+    # Tasks.
+
+    def candidates(self, source: Source, target: str) -> list[CandidateFiles]:
+        data, recipe, rows = self.targets[target], self.recipe(source), self.source_rows(source)
+        seed = derive_seed(self.suite.seed, data.digest)
+        return [
+            CandidateFiles(
+                self.store.root,
+                recipe.key(c, data.train),
+                data.train.labels,
+                c,
+                seed,
+                recipe.key(c, rows) if rows else None,
+                rows.labels if rows else None,
+                source.architecture,
+                self.options.plugins,
+            )
+            for c in self.trajectories[source.name]
+        ]
+
+    def score_tasks(self) -> list[ScoreTask | PoolTask]:
+        single = tuple(spec for spec in self.specs if not spec.pool)
+        pooled = tuple(spec for spec in self.specs if spec.pool)
+        tasks: list[ScoreTask | PoolTask] = []
+        for source, target in self.pairs:
+            files = self.candidates(source, target)
+            tasks += [ScoreTask(file, single, self.suite.repeats, target) for file in files]
+            if pooled:
+                tasks.append(PoolTask(tuple(files), pooled, self.suite.repeats, target))
+        return tasks
+
+    def fe_tasks(self) -> list[FETask]:
+        tasks = []
+        for protocol, (source, target) in itertools.product(self.suite.fe, self.pairs):
+            data, recipe = self.targets[target], self.recipe(source)
+            for c in self._judged(protocol, source):
+                pool = data.pool
+                tasks.append(
+                    FETask(
+                        self.store.root,
+                        c,
+                        protocol,
+                        target,
+                        recipe.key(c, data.train),
+                        recipe.key(c, data.test),
+                        recipe.key(c, pool) if pool else None,
+                        data.train.labels,
+                        data.test.labels,
+                        pool.labels if pool else None,
+                        len(data.classes),
+                    )
+                )
+        return tasks
+
+    def ft_tasks(self) -> list[FTTask]:
+        tasks = []
+        specs = {spec.name: spec for spec in self.suite.targets}
+        # Seeds outermost: a run that is stopped early has whole trajectories of the first seeds.
+        for protocol in self.suite.ft:
+            for seed, (source, target) in itertools.product(range(protocol.seeds), self.pairs):
+                for c in self._judged(protocol, source):
+                    tasks.append(
+                        FTTask(
+                            self.store.root,
+                            c,
+                            protocol,
+                            specs[target],
+                            self.targets[target].digest,
+                            seed,
+                            source.architecture,
+                            self.options.layer,
+                            normalisation(source),
+                            str(self.device),
+                            self.options.plugins,
+                            self.options.compile,
+                        )
+                    )
+        return tasks
+
+    def _judged(self, protocol: FE | FT, source: Source) -> list[Checkpoint]:
+        """The checkpoints a protocol is computed for; epoch 0 always, so that negative transfer shows."""
+        checkpoints = self.trajectories[source.name]
+        if protocol.epochs_judged is None:
+            return checkpoints
+        return [c for c in checkpoints if c.epoch in protocol.epochs_judged or c.epoch == 0]
+
+    # Tables.
+
+    def tables(self, out: Path) -> Path:
+        """Write what the store holds as tidy tables to ``out/<suite>/``, with provenance."""
+        folder = out / self.suite.name
+        suite = {"suite_digest": self.suite.digest}
+        bits: dict[str, list[Array]] = {}
+        _write_csv(folder / "checkpoints.csv", self._checkpoint_rows(), suite)
+        _write_csv(folder / "extraction.csv", self._extraction_rows(), suite)
+        _write_csv(folder / "scores.csv", self._score_rows(), suite)
+        _write_csv(folder / "truth.csv", self._truth_rows(bits), suite)
+        with atomic(folder / "correct.npz") as file:
+            arrays: dict[str, Any] = {name: np.stack(rows) for name, rows in bits.items()}
+            np.savez_compressed(file, **arrays)
+        write_text(folder / "suite.json", self.suite.model_dump_json(indent=1) + "\n")
+        write_text(folder / "provenance.json", self.provenance().to_json())
+        return folder
+
+    def _checkpoint_rows(self) -> Iterable[dict[str, Any]]:
+        for run, checkpoints in self.trajectories.items():
+            for c in checkpoints:
+                yield {
+                    "source": run,
+                    "epoch": c.epoch,
+                    "digest": c.digest,
+                    "architecture": c.architecture,
+                    "source_accuracy": c.source_accuracy,
+                }
+
+    def _extraction_rows(self) -> Iterable[dict[str, Any]]:
+        for source in self.suite.sources:
+            recipe = self.recipe(source)
+            for target, split, examples in self.splits(source):
+                for c in self.trajectories[source.name]:
+                    key = recipe.key(c, examples)
+                    if self.store.has_features(key):
+                        facts = self.store.features_facts(key)
+                        yield {
+                            "source": source.name,
+                            "target": target,
+                            "split": split,
+                            "epoch": c.epoch,
+                            "examples": len(examples),
+                            "seconds": facts["seconds"],
+                            "bytes": facts["bytes"],
+                        }
+
+    def _score_rows(self) -> Iterable[dict[str, Any]]:
+        for task in self.score_tasks():
+            for spec, repeat, file, key in task.cells():
+                cell = self.store.read_cell(key)
+                yield {
+                    "source": file.checkpoint.run,
+                    "target": task.target,
+                    "epoch": file.checkpoint.epoch,
+                    "selector": spec.label,
+                    "repeat": repeat,
+                    "score": cell.value if cell else None,
+                    "status": cell.status if cell else "missing",
+                    "message": cell.message if cell else "",
+                    "seconds": cell.seconds if cell else None,
+                    "origin": spec.origin,
+                }
+        # A plugin that cannot even be imported has no cells; it is named where they would stand.
+        for where, message in self.selectors.broken.items():
+            for source, target in self.pairs:
+                for c in self.trajectories[source.name]:
+                    yield {
+                        "source": source.name,
+                        "target": target,
+                        "epoch": c.epoch,
+                        "selector": Path(where).stem,
+                        "repeat": 0,
+                        "score": None,
+                        "status": "failed",
+                        "message": message,
+                        "seconds": None,
+                        "origin": Path(where).name,
+                    }
+
+    def _truth_rows(self, bits: dict[str, list[Array]]) -> Iterable[dict[str, Any]]:
+        for kind, tasks in (("fe", self.fe_tasks()), ("ft", self.ft_tasks())):
+            for task in tasks:
+                target = task.target if isinstance(task.target, str) else task.target.name
+                for key in task.keys():  # noqa: SIM118 (a method, not a mapping)
+                    cell = self.store.read_cell(key)
+                    extra = cell.extra if cell else {}
+                    row = -1
+                    if "correct" in extra:
+                        rows = bits.setdefault(f"{task.checkpoint.run}|{target}", [])
+                        row = len(rows)
+                        rows.append(np.packbits(unpack(extra["correct"], extra["test_examples"])))
+                    yield {
+                        "source": task.checkpoint.run,
+                        "target": target,
+                        "protocol": task.protocol.name,
+                        "kind": kind,
+                        "epoch": task.checkpoint.epoch,
+                        "seed": key["seed"],
+                        "accuracy": cell.value if cell else None,
+                        "balanced_accuracy": extra.get("balanced_accuracy"),
+                        "status": cell.status if cell else "missing",
+                        "message": cell.message if cell else "",
+                        "seconds": cell.seconds if cell else None,
+                        "device": extra.get("device", ""),
+                        "deviation": extra.get("deviation"),
+                        "penalty": extra.get("penalty"),
+                        "test_examples": extra.get("test_examples"),
+                        "row": row,
+                    }
+
+    def provenance(self) -> Provenance:
+        """Where the tables come from; never a path or a name of this machine."""
+        names = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
+        versions = {"ckptbench": version("ckptbench"), "python": platform.python_version()}
+        versions |= {name: version(name) for name in names}
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        commit, dirty = git_commit()
+        return Provenance(
+            self.suite.name,
+            self.suite.digest,
+            commit,
+            dirty,
+            versions,
+            device,
+            f"{platform.system()} {platform.machine()}",
+            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            sys.argv[1:],
+            {stage: round(seconds, 1) for stage, seconds in self.seconds.items()},
+        )
+
+
+def git_commit() -> tuple[str, bool]:
+    """(commit, dirty) of the checkout this code runs from; ("", False) for an installed wheel."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        # Results are what a run writes; they do not make the code that wrote them another.
+        changed = subprocess.run(
+            ["git", "-C", here, "status", "--porcelain", "--", ":/", ":(exclude,top)results"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "", False
+    return commit, bool(changed.strip())
+
+
+def _write_csv(path: Path, rows: Iterable[dict[str, Any]], first: dict[str, Any]) -> None:
+    frame = pd.DataFrame([{**first, **row} for row in rows])
+    # Shortest text that reads back as the same float.
+    write_text(path, frame.to_csv(index=False))

@@ -1,0 +1,80 @@
+"""Progress: a bar with an estimate on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Advance(Protocol):
+    def __call__(self, steps: int = 1, note: str = "") -> None: ...
+
+
+class Reporter:
+    """Shows stages on standard error, so that standard output is the answer alone."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        """One line, kept."""
+        if not self.quiet:
+            self.console.print(text, markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:
+        """A stage of ``total`` steps; call what it yields with the steps done."""
+        if self.quiet or total == 0:
+            yield lambda steps=1, note="": None
+        elif self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            with Progress(*columns, console=self.console) as bar:
+                task = bar.add_task(name, total=total, note="")
+
+                def advance(steps: int = 1, note: str = "") -> None:
+                    bar.update(task, advance=steps, note=note)
+
+                yield advance
+        else:
+            yield _Lines(name, total)
+
+
+class _Lines:
+    """A line at the start, one every ten seconds, and one at the end."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.begun = self.said = time.monotonic()
+        print(f"{name}: 0/{total}", file=sys.stderr, flush=True)
+
+    def __call__(self, steps: int = 1, note: str = "") -> None:
+        self.done += steps
+        now = time.monotonic()
+        if self.done >= self.total or now - self.said > 10:
+            self.said = now
+            left = (now - self.begun) / max(self.done, 1) * (self.total - self.done)
+            tail = f", about {left:.0f} s left" if self.done < self.total else f" in {now - self.begun:.1f} s"
+            extra = f" ({note})" if note else ""
+            print(f"{self.name}: {self.done}/{self.total}{tail}{extra}", file=sys.stderr, flush=True)
