@@ -1,0 +1,153 @@
+"""torchvision's classification sets, whose constructors and attributes all differ, as ``RawSet``."""
+
+from __future__ import annotations
+
+import http.client
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ckptbench.rawsets import Files, Raw, RawSet, data_root, sha256
+from ckptbench.suites import nearest
+from ckptbench.types import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Indexed:
+    """A torchvision set without image files of its own: ``dataset[i]`` is an image and a label."""
+
+    dataset: Any
+    labels: NDArray[np.int64]
+    hashes: dict[int, str] = field(default_factory=dict)
+
+    def identifier(self, index: int) -> str:
+        return str(index)
+
+    def content(self, index: int) -> str:
+        if index not in self.hashes:
+            image = self.image(index)
+            self.hashes[index] = sha256(f"{image.mode} {image.size} ".encode() + image.tobytes())
+        return self.hashes[index]
+
+    def image(self, index: int) -> Image.Image:
+        image = self.dataset[index][0]
+        assert isinstance(image, Image.Image)
+        return image
+
+
+# Arguments that give each set's training part (several make one) and its test part, None where it has none.
+_TRAIN_FLAG = ([{"train": True}], {"train": False})
+_SPLIT = ([{"split": "train"}], {"split": "test"})
+_WITH_VAL = ([{"split": "train"}, {"split": "val"}], {"split": "test"})
+_TRAINVAL = ([{"split": "trainval"}], {"split": "test"})
+_VAL = ([{"split": "train"}], {"split": "val"})
+_WHOLE: tuple[list[dict[str, Any]], None] = ([{}], None)
+TORCHVISION: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]] = {
+    "CIFAR10": _TRAIN_FLAG,
+    "CIFAR100": _TRAIN_FLAG,
+    "Caltech101": _WHOLE,
+    "Caltech256": _WHOLE,
+    "Country211": ([{"split": "train"}, {"split": "valid"}], {"split": "test"}),
+    "DTD": _WITH_VAL,
+    "EMNIST": ([{"split": "balanced", "train": True}], {"split": "balanced", "train": False}),
+    "EuroSAT": _WHOLE,
+    "FGVCAircraft": _TRAINVAL,
+    "FashionMNIST": _TRAIN_FLAG,
+    "Flowers102": _WITH_VAL,
+    "Food101": _SPLIT,
+    "GTSRB": _SPLIT,
+    "ImageNet": _VAL,
+    "Imagenette": _VAL,
+    "KMNIST": _TRAIN_FLAG,
+    "MNIST": _TRAIN_FLAG,
+    "OxfordIIITPet": _TRAINVAL,
+    "PCAM": _SPLIT,
+    "Places365": ([{"split": "train-standard"}], {"split": "val"}),
+    "QMNIST": _TRAIN_FLAG,
+    "RenderedSST2": _WITH_VAL,
+    "SEMEION": _WHOLE,
+    "STL10": _SPLIT,
+    "SUN397": _WHOLE,
+    "SVHN": _SPLIT,
+    "StanfordCars": _SPLIT,
+    "USPS": _TRAIN_FLAG,
+}
+# What torchvision's readers and downloaders raise for a set that is absent, damaged or out of reach.
+_ABSENT = (
+    OSError, RuntimeError, ValueError, TypeError, ImportError, EOFError, http.client.HTTPException,
+    pickle.UnpicklingError, tarfile.TarError, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+def read_torchvision(text: str) -> RawSet:
+    """One of torchvision's classification sets, below the data root, downloaded there if it is not yet.
+
+    The training part is everything that is labelled and not test: Flowers-102's train and validation parts
+    together, for instance.
+    """
+    import torchvision
+
+    spelling = {known.lower(): known for known in TORCHVISION}
+    name = spelling.get(text.lower())
+    if name is None:
+        raise InputError(f"no torchvision set is called {text!r}: {nearest(text, TORCHVISION)}")
+    make = getattr(torchvision.datasets, name, None)
+    if make is None:
+        raise InputError(f"torchvision {torchvision.__version__} has no data set {name}")
+    arguments, test = TORCHVISION[name]
+    parts = [_open(name, make, part) for part in arguments]
+    train = _raw(parts)
+    return RawSet(
+        _class_names(parts[0], train), train, None if test is None else _raw([_open(name, make, test)])
+    )
+
+
+def _open(name: str, make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    root = data_root() / "imagenet" if name == "ImageNet" else data_root()
+    try:
+        return make(root, **arguments)
+    except _ABSENT:
+        pass
+    try:
+        return make(root, **arguments, download=True)
+    except _ABSENT as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"torchvision:{name} is not below {root} and cannot be downloaded: {why}") from None
+
+
+def _raw(parts: list[Any]) -> Raw:
+    """The labels, without decoding where the sets keep them, and the image files where they have some."""
+    files = [_first(part, "samples", "_samples", "_image_files", "_images") for part in parts]
+    labels = [_first(part, "targets", "labels", "_labels", "y") for part in parts]
+    numbers = np.concatenate([
+        np.asarray(kept if kept is not None else [label for _, label in listed or part], np.int64)
+        for part, listed, kept in zip(parts, files, labels, strict=True)
+    ])  # fmt: skip
+    if files[0] is None:
+        return Indexed(parts[0], numbers)
+    root = data_root()
+    paths = [file[0] if isinstance(file, tuple) else file for listed in files for file in listed]
+    return Files(root, [Path(path).relative_to(root).as_posix() for path in paths], numbers)
+
+
+def _first(dataset: Any, *attributes: str) -> Any:
+    """The first of these attributes that the set has: torchvision's sets name the same things differently."""
+    return next((getattr(dataset, name) for name in attributes if hasattr(dataset, name)), None)
+
+
+def _class_names(dataset: Any, train: Raw) -> tuple[str, ...]:
+    """The set's own names in the order of its labels, or the labels themselves where it has none."""
+    # wnids first: two of ImageNet's classes are called crane.
+    names = _first(dataset, "wnids", "classes", "categories") or ()
+    if len(names) <= train.labels.max():
+        names = range(int(train.labels.max()) + 1)
+    # MNIST calls its classes "0 - zero": the number alone is what label maps need.
+    return tuple(str(name).split(" - ")[0] for name in names)
