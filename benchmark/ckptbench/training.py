@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,14 +41,16 @@ def steps_per_epoch(n: int, batch: int) -> int:
     return max(1, n // batch)
 
 
-def batches(n: int, batch: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+def batches(
+    n: int, batch: int, seed: int, epoch: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, ...]:
     """Example indices of each step of an epoch, all batches full (one smaller one where n < batch).
 
     The epoch's remainder is left out: batch norm, and the singular values of a batch's features,
     mean something else on a handful of examples.
     """
     steps = steps_per_epoch(n, batch)
-    return torch.split(order(n, seed, epoch)[: steps * batch], min(batch, n))
+    return torch.split(order(n, seed, epoch)[: steps * batch].to(device), min(batch, n))
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -92,12 +95,18 @@ def augment(images: Tensor, kind: Augment, seed: int, epoch: int, indices: Tenso
     return images[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
+@lru_cache(maxsize=8)
+def _scale_and_shift(mean: Pixel, std: Pixel, device: torch.device) -> tuple[Tensor, Tensor]:
+    """x * scale - shift = (x / 255 - mean) / std. Kept, since each copy to a GPU makes it wait."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale[:, None, None], shift[:, None, None]
+
+
 def to_input(images: Tensor, mean: Pixel, std: Pixel) -> Tensor:
     """uint8 n x 3 x H x W to float32 (x / 255 - mean) / std, channels_last."""
-    x = images.to(torch.float32, memory_format=torch.channels_last)
-    scale = torch.tensor([1 / (255 * s) for s in std], device=x.device)[:, None, None]
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=x.device)[:, None, None]
-    return x.mul_(scale).sub_(shift)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    return images.to(torch.float32, memory_format=torch.channels_last).mul_(scale).sub_(shift)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
