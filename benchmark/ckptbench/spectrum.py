@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal, lapack
 from scipy.linalg.blas import dsyr, dsyr2, dsyrk
 
@@ -309,7 +310,7 @@ class Part:
 
 
 class Evidence(NamedTuple):
-    """Per label column: the log evidence per example, and the precisions of prior and noise found."""
+    """Per label column that is not all zero: log evidence per example, precisions of prior and noise."""
 
     value: Float
     alpha: Float
@@ -328,6 +329,8 @@ def log_evidence(
     value is then [D/2 log alpha + N/2 log beta - 1/2 sum over all D of log(alpha + beta sigma^2)
     - beta e/2 - alpha m/2 - N/2 log 2 pi]/N, with m and e at the final t.
 
+    A column that is all zero, a class without examples, is left out.
+
     Parameters
     ----------
     sigma2 : (r,) squared singular values; D - r further ones are zero
@@ -339,9 +342,11 @@ def log_evidence(
 
     Source: You et al. 2021, LogME: Practical Assessment of Pre-trained Models for Transfer Learning.
     """
-    missing = np.maximum(label_norm2 - x2.sum(axis=0), 0.0)
-    positive = sigma2 > 0
-    sigma2, x2 = sigma2[positive], np.ascontiguousarray(x2[positive].T)
+    present, positive = label_norm2 > 0, sigma2 > 0
+    if not present.any():
+        raise InputError("every label column is zero: there is nothing to explain")
+    missing = np.maximum(label_norm2 - x2.sum(axis=0), 0.0)[present]
+    sigma2, x2 = sigma2[positive], np.ascontiguousarray(x2[np.ix_(positive, present)].T)
     t, alpha, beta, m, e = np.ones((5, len(missing)))
 
     def moments(columns: Array) -> tuple[Float, Float]:
@@ -373,10 +378,12 @@ def log_evidence(
 class LeaveOneOut(NamedTuple):
     """Ridge predictions of each example by all others, N x C, at the penalty of least squared error.
 
-    ``error`` is that squared error per example, ``penalty`` the penalty in units of sigma_1^2.
+    ``accuracy`` is the share of examples whose largest prediction is their largest label, ``error`` the
+    squared error per example (summed over columns), ``penalty`` the penalty in units of sigma_1^2.
     """
 
     predictions: Float
+    accuracy: float
     error: float
     penalty: float
 
@@ -408,4 +415,14 @@ def leave_one_out(spectrum: Spectrum | Part) -> LeaveOneOut:
     best = int(np.argmin(errors))
     residual = labels - spectrum.label_mean - spectrum.combine(fits[:, best])
     predictions = labels - residual / slack[:, best, None]
-    return LeaveOneOut(predictions, float(errors[best] / n), float(PENALTIES[best]))
+    accuracy = float((predictions.argmax(axis=1) == labels.argmax(axis=1)).mean())
+    return LeaveOneOut(predictions, accuracy, float(errors[best] / n), float(PENALTIES[best]))
+
+
+def row_batches(n: int, size: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Row numbers of batches of ``size`` (of all rows where there are fewer), shuffled.
+
+    Returns batches x size; a partial last batch is dropped.
+    """
+    size = min(size, n)
+    return rng.permutation(n)[: n - n % size].reshape(-1, size)
