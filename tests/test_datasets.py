@@ -549,7 +549,7 @@ def test_absent_torchvision_set_without_network(monkeypatch: pytest.MonkeyPatch,
 def test_unknown_names() -> None:
     assert fails("digit") == "no data set is called 'digit': did you mean 'digits'?"
     assert "folder:PATH" in fails("folder:")
-    assert "known: digits, folder:PATH, glyphs, torchvision:NAME" in fails("qqqqqqqq")
+    assert "known: archive:NAME, digits, folder:PATH, glyphs, torchvision:NAME" in fails("qqqqqqqq")
 
 
 def test_paths_that_are_no_data_set(data_folder: Path, pets: Path) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import ValidationError
 
+from ckptbench.archives import read_archive
 from ckptbench.glyphs import read_glyphs
 from ckptbench.rawsets import Raw, RawSet, read_digits, read_folder, sha256
 from ckptbench.suites import Data, TargetSpec, explain, nearest
@@ -235,9 +236,11 @@ def read_set(data: Data) -> RawSet:
         return read_folder(rest)
     if kind == "torchvision" and rest:
         return read_torchvision(rest)
+    if kind == "archive" and rest:
+        return read_archive(rest)
     if data.name in BUILT_IN:
         return BUILT_IN[data.name]()
-    known = [*BUILT_IN, "torchvision:NAME", "folder:PATH"]
+    known = [*BUILT_IN, "folder:PATH", "torchvision:NAME", "archive:NAME"]
     raise InputError(f"no data set is called {data.name!r}: {nearest(data.name, known)}")
 
 

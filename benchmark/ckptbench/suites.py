@@ -25,8 +25,8 @@ class _Strict(BaseModel):
 class Data(_Strict):
     """Which examples of which data set, exactly.
 
-    ``name`` is ``digits``, ``glyphs``, ``torchvision:NAME`` or ``folder:PATH``. Sampling happens
-    per class with ``seed``: ``per_class`` examples or a ``rate`` of them for train;
+    ``name`` is ``digits``, ``glyphs``, ``folder:PATH``, ``torchvision:NAME`` or ``archive:NAME``.
+    Sampling happens per class with ``seed``: ``per_class`` examples or a ``rate`` of them for train;
     ``test_per_class`` for test; ``pool_per_class`` further ones from which the truth's seeds draw
     their own training sets.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import pickle
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -150,4 +151,4 @@ def _class_names(dataset: Any, train: Raw) -> tuple[str, ...]:
     if len(names) <= train.labels.max():
         names = range(int(train.labels.max()) + 1)
     # MNIST calls its classes "0 - zero": the number alone is what label maps need.
-    return tuple(str(name).split(" - ")[0] for name in names)
+    return tuple(re.sub(r"^(\d+) - .*", r"\1", str(name)) for name in names)
