@@ -53,10 +53,8 @@ class _Split:
         return float(log_evidence(sigma2, x2, whole.label_norm2, whole.n, whole.d).value.mean())
 
     def ridge(self, candidate: Candidate, main: bool) -> float:
-        whole, start, stop = self.part(candidate, main)
-        return leave_one_out(
-            Part(whole, start, stop),
-        ).accuracy
+        _ = candidate.classes  # refuses labels that are not classes
+        return leave_one_out(Part(*self.part(candidate, main))).accuracy
 
 
 class MainLogME(_Split):
