@@ -32,7 +32,7 @@ def _glyph_mask(font: str, character: str, stroke: int) -> Image.Image:
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     # Basic layout: the other engine is there only where libraqm is, and places characters differently.
-    face = ImageFont.truetype(path, 50, layout_engine=ImageFont.Layout.BASIC)
+    face = ImageFont.truetype(str(path), 50, layout_engine=ImageFont.Layout.BASIC)
     mask = Image.new("L", (MASK_SIZE, MASK_SIZE))
     left, top, right, bottom = face.getbbox(character, stroke_width=stroke)
     corner = (round((MASK_SIZE - left - right) / 2), round((MASK_SIZE - top - bottom) / 2))
@@ -61,7 +61,7 @@ class Glyphs:
             GLYPH_FONTS[int(font * len(GLYPH_FONTS))], GLYPHS[self.labels[index]], int(stroke * 4)
         )
         # Output pixel -> mask pixel, about both centres: rotation x shear x scale.
-        turn = math.radians(50 * (angle - 0.5))
+        turn = math.radians(40 * (angle - 0.5))
         wide = MASK_SIZE / GLYPH_SIZE / (0.75 + 0.5 * scale)
         high = wide * (0.8 + 0.4 * stretch)
         slant = 0.8 * (shear - 0.5)
@@ -73,9 +73,9 @@ class Glyphs:
             (GLYPH_SIZE, GLYPH_SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
         )
         cover = np.asarray(warped, np.float32)[..., None] / np.float32(255)
-        paper, ink, level = draw(3), draw(3), draw()
-        # Ink at least a quarter of the range away from the paper in every channel, to either side.
-        ink = np.where(draw() < 0.5, paper * (0.7 * ink), 1 - (1 - paper) * (0.7 * ink)).astype(np.float32)
+        # Light ink on dark paper, each faintly tinted: colour alone says nothing about the class.
+        paper, ink, level = 0.35 * draw() + 0.1 * draw(3), 0.6 + 0.3 * draw() + 0.1 * draw(3), draw()
+        ink = ink.astype(np.float32)
         pixels = paper.astype(np.float32) * (1 - cover) + ink * cover
         pixels += np.float32(0.3 * level) * (
             draw((GLYPH_SIZE, GLYPH_SIZE, 3), dtype=np.float32) - np.float32(0.5)
@@ -86,7 +86,7 @@ class Glyphs:
 @lru_cache(maxsize=1)
 def _glyph_recipe() -> str:
     """Names what the pixels are made from, so that another font file or rasteriser gives another digest."""
-    seen = hashlib.sha256(b"glyphs-1")
+    seen = hashlib.sha256(b"glyphs-2")
     for font in GLYPH_FONTS:
         for character in GLYPHS:
             seen.update(_glyph_mask(font, character, 1).tobytes())
