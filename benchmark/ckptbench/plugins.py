@@ -245,7 +245,7 @@ def _classes(kind: Kind, module: ModuleType) -> list[Any]:
     ]
 
 
-def _find_class(kind: Kind, where: str, name: str) -> type:
+def _find_class(kind: Kind, where: str, name: str) -> Any:
     if where.startswith("entry:"):
         _, group, entry_name = where.split(":", 2)
         (entry,) = importlib.metadata.entry_points(group=group, name=entry_name)

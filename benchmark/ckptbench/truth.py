@@ -20,7 +20,6 @@ import numpy as np
 
 from ckptbench.datasets import load_target
 from ckptbench.plugins import load_plugins
-from ckptbench.probe import fe_truth
 from ckptbench.store import Store
 from ckptbench.suites import FE, FT, TargetSpec
 from ckptbench.types import Array, Cell, Checkpoint, Examples, InputError, Target, derive_seed
@@ -43,8 +42,13 @@ def unpack(text: str, count: int) -> Array:
 
 
 def _protocol_key(protocol: FE | FT) -> dict[str, Any]:
-    """What changes a cell's value: not the protocol's name, nor how many seeds or which epochs."""
-    return protocol.model_dump(mode="json", exclude={"name", "seeds", "epochs_judged", "assumed"})
+    """What changes a cell's value: not the protocol's name, nor how many seeds or which epochs.
+
+    Defaults are left out, so that a new option does not orphan what was computed without it; a
+    changed default therefore needs a new version in the keys' ``what``.
+    """
+    exclude = {"name", "seeds", "epochs_judged", "assumed"}
+    return protocol.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class FETask:
         return cells
 
     def _compute(self, store: Store, wanted: Sequence[dict[str, Any]]) -> list[Cell]:
+        from ckptbench.probe import fe_truth
+
         train, test = self._read(store, self.train), self._read(store, self.test)
         pool = None
         if self.pool is not None and self.pool_labels is not None:

@@ -1,0 +1,250 @@
+"""The command line: a thin skin over the stages. Heavy modules load when a command needs them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+from ckptbench.types import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ckptbench.pipeline import Bench, Stage
+
+
+class _Sentences(typer.core.TyperGroup):
+    """What a user can cause ends in one sentence and an exit code, never in a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            message, code = str(error), 2
+        except KeyboardInterrupt:
+            message, code = "stopped; what was computed is kept, run the same command to go on", 130
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                message = (
+                    "the disk is full: free some room and run the same command again, all so far is kept"
+                )
+            elif isinstance(
+                error, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError
+            ):
+                message = f"{error.filename}: {error.strerror}"
+            else:
+                raise
+            code = 2
+        print(f"ckptbench: {message}", file=sys.stderr)
+        raise SystemExit(code)
+
+
+app = typer.Typer(
+    cls=_Sentences,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which checkpoint of a pre-training run should I take to my task?",
+)
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Kind(StrEnum):
+    fe = "fe"
+    ft = "ft"
+
+
+class What(StrEnum):
+    suites = "suites"
+    selectors = "selectors"
+    extractors = "extractors"
+    targets = "targets"
+
+
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="a suite's name, or the path of a TOML file")]
+Out = Annotated[Path, typer.Option("--out", help="where results/<suite>/ are written")]
+StorePath = Annotated[
+    Path | None, typer.Option("--store", help="the cache; CKPTBENCH_STORE or .ckptbench by default")
+]
+DeviceOption = Annotated[Device, typer.Option("--device", help="where networks run")]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="of extraction")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="processes; one per core, or per GPU, by default")
+]
+Cluster = Annotated[str | None, typer.Option("--cluster", help="a Ray address, or local")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugins", help="a plugin file or folder; repeatable, also CKPTBENCH_PLUGINS"),
+]
+SelectorsOption = Annotated[
+    str | None,
+    typer.Option("--selectors", help="names with commas between; name:param=value sets a parameter"),
+]
+Layer = Annotated[str | None, typer.Option("--layer", help="take features from the input of this layer")]
+Json = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be computed and what is cached")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="compile the network for fine-tuning (torch.compile)")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
+
+
+def _bench(
+    suite: str,
+    store: Path | None,
+    device: Device,
+    workers: int | None,
+    cluster: str | None,
+    precision: Precision,
+    plugins: list[str] | None,
+    selectors: str | None,
+    layer: str | None,
+    compile: bool,
+    quiet: bool,
+) -> Bench:
+    from ckptbench.pipeline import Bench, Options
+    from ckptbench.progress import Reporter
+    from ckptbench.store import Store
+    from ckptbench.suites import load_suite
+
+    options = Options(
+        device.value,
+        workers,
+        cluster,
+        precision.value,
+        tuple(plugins or ()),
+        split_selectors(selectors),
+        layer,
+        compile,
+    )
+    return Bench(load_suite(suite), Store(store), options, Reporter(quiet))
+
+
+def split_selectors(text: str | None) -> tuple[str, ...] | None:
+    """``a,b:k=3,scale=std,c`` -> ("a", "b:k=3,scale=std", "c"): a comma inside parameters stays."""
+    if text is None:
+        return None
+    labels: list[str] = []
+    for part in filter(None, text.split(",")):
+        if "=" in part and ":" not in part and labels:
+            labels[-1] += "," + part
+        else:
+            labels.append(part)
+    return tuple(labels)
+
+
+def _stage_command(stage: Stage, text: str) -> None:
+    """One command per stage: it and all before it, computing what the store lacks."""
+
+    @app.command(stage, help=text)
+    def command(
+        suite: SuiteName,
+        out: Out = Path("results"),
+        store: StorePath = None,
+        device: DeviceOption = Device.auto,
+        workers: Workers = None,
+        cluster: Cluster = None,
+        precision: PrecisionOption = Precision.fp32,
+        plugins: Plugins = None,
+        selectors: SelectorsOption = None,
+        layer: Layer = None,
+        compile: Compile = False,
+        dry_run: DryRun = False,
+        json_: Json = False,
+        quiet: Quiet = False,
+    ) -> None:
+        bench = _bench(
+            suite, store, device, workers, cluster, precision, plugins, selectors, layer, compile, quiet
+        )
+        if dry_run:
+            _print_frame(bench.dry_run(), json_)
+            return
+        bench.run(upto=stage)
+        folder = bench.tables(out)
+        bench.reporter.say(f"tables in {folder}")
+
+
+_stage_command("pretrain", "Train the suite's source runs, a checkpoint every epoch.")
+_stage_command("extract", "Cache the features of every checkpoint on every split (and all before).")
+_stage_command("score", "Score every checkpoint with every selector (and all before).")
+_stage_command("truth", "Compute FE and FT ground truth (and all before).")
+
+
+@app.command()
+def run(
+    suite: SuiteName,
+    out: Out = Path("results"),
+    store: StorePath = None,
+    device: DeviceOption = Device.auto,
+    workers: Workers = None,
+    cluster: Cluster = None,
+    precision: PrecisionOption = Precision.fp32,
+    plugins: Plugins = None,
+    selectors: SelectorsOption = None,
+    layer: Layer = None,
+    compile: Compile = False,
+    dry_run: DryRun = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Every stage of a suite, then its leaderboards."""
+    bench = _bench(
+        suite, store, device, workers, cluster, precision, plugins, selectors, layer, compile, quiet
+    )
+    if dry_run:
+        _print_frame(bench.dry_run(), json_)
+        return
+    bench.run()
+    folder = bench.tables(out)
+    _print_leaderboards(folder, json_)
+
+
+def _print_leaderboards(folder: Path, as_json: bool) -> None:
+    from ckptbench import leaderboard
+
+    boards = leaderboard.write(folder)
+    if as_json:
+        print(boards.to_json())
+    else:
+        boards.print()
+
+
+def _print_frame(frame: pd.DataFrame, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(json.loads(frame.to_json(orient="records")), indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in frame.columns:
+        table.add_column(str(name), overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*("" if value is None else str(value) for value in row))
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point: exits with 0, 2 for bad input, 130 for Ctrl-C."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
