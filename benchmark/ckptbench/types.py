@@ -180,10 +180,12 @@ class Candidate:
 
         A constant feature becomes 0.
         """
-        matrix = self.matrix - self.matrix.mean(axis=0)
-        spread = np.sqrt(np.mean(matrix**2, axis=0))
+        matrix = np.array(self.features, dtype=np.float64)  # the only copy: it may be a gigabyte
+        largest = np.maximum(matrix.max(axis=0), -matrix.min(axis=0))
+        matrix -= matrix.mean(axis=0)
+        spread = np.sqrt(np.einsum("ij,ij->j", matrix, matrix) / len(matrix))
         # A feature whose spread is rounding error of its mean is constant: dividing would make noise.
-        constant = spread <= 1e-12 * np.abs(self.matrix).max(axis=0, initial=0.0)
+        constant = spread <= 1e-12 * largest
         matrix /= np.where(constant, 1.0, spread)
         matrix[:, constant] = 0.0
         return Candidate(
