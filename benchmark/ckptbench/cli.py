@@ -216,6 +216,138 @@ def run(
     _print_leaderboards(folder, json_)
 
 
+@app.command()
+def rank(
+    checkpoints: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINTS", help="a folder of .pt, .pth or .safetensors")
+    ],
+    arch: Annotated[str, typer.Option("--arch", help="resnet18, vit_b_16, resnet18:stem=small, ...")],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data", help="folder:PATH, torchvision:NAME, digits; options as ?size=64&per_class=100"
+        ),
+    ],
+    goal: Annotated[Kind, typer.Option("--for", help="frozen features (fe) or fine-tuning (ft)")] = Kind.fe,
+    selectors: SelectorsOption = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="how many checkpoints to print")] = 5,
+    draws: Annotated[int, typer.Option("--draws", min=0, help="resamples for the pick's stability")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=10, help="use at most so many examples")] = 5000,
+    store: StorePath = None,
+    device: DeviceOption = Device.auto,
+    workers: Workers = None,
+    precision: PrecisionOption = Precision.fp32,
+    plugins: Plugins = None,
+    layer: Layer = None,
+    json_: Json = False,
+    csv: Annotated[Path | None, typer.Option("--csv", help="write the whole ranking here")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say which checkpoint of a folder to take to your data, without training."""
+    from ckptbench.progress import Reporter
+    from ckptbench.ranking import rank as rank_checkpoints
+    from ckptbench.store import write_text
+
+    ranking = rank_checkpoints(
+        checkpoints,
+        arch,
+        data,
+        goal=goal.value,
+        selectors=split_selectors(selectors),
+        plugins=plugins or (),
+        layer=layer,
+        device=device.value,
+        precision=precision.value,
+        store=store,
+        workers=workers,
+        draws=draws,
+        limit=limit,
+        reporter=Reporter(quiet),
+    )
+    if csv is not None:
+        write_text(csv, ranking.to_csv(index=False))
+    if json_:
+        rows = json.loads(ranking.to_json(orient="records"))
+        print(json.dumps({**ranking.attrs, "ranking": rows}, indent=1))
+        return
+    facts, best = ranking.attrs, ranking.iloc[0]
+    print(
+        f"Take {best['checkpoint']} (epoch {best['epoch']}), says {facts['selector']}, for {facts['goal'].upper()}."
+    )
+    if draws:
+        print(
+            f"It came first in {100 * best['first']:.0f} % of {draws} resamples of your "
+            f"{facts['examples']} examples: that is stability, not correctness."
+        )
+    print(f"What is known of the score: {facts['record']}.")
+    for note in facts["notes"]:
+        print(f"Note: {note}.")
+    print()
+    _print_frame(ranking.head(top).round(4), False)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[What, typer.Argument(help="what to list")],
+    plugins: Plugins = None,
+    json_: Json = False,
+) -> None:
+    """List suites, selectors, extractors or targets."""
+    import pandas as pd
+
+    if what is What.suites:
+        from ckptbench.suites import known_suites, load_suite
+
+        suites = [load_suite(name) for name in known_suites()]
+        frame = pd.DataFrame(
+            {
+                "suite": s.name,
+                "sources": len(s.sources),
+                "targets": len(s.targets),
+                "fe": len(s.fe),
+                "ft": len(s.ft),
+                "title": s.title,
+            }
+            for s in suites
+        )
+    elif what is What.targets:
+        from ckptbench.datasets import known_sets
+
+        frame = pd.DataFrame(known_sets(), columns=["data set", "what it is"])
+    else:
+        from ckptbench.plugins import load_plugins
+
+        registry = load_plugins("selector" if what is What.selectors else "extractor", plugins or ())
+        for where, message in registry.broken.items():
+            print(f"ckptbench: plugin {where} cannot be loaded: {message}", file=sys.stderr)
+        if what is What.selectors:
+            from ckptbench.ranking import measured_costs
+
+            costs = measured_costs()
+            frame = pd.DataFrame(
+                {
+                    "selector": spec.name,
+                    "needs": "+".join((*spec.needs, *(["pool"] if spec.pool else []))) or "-",
+                    "in its paper": getattr(spec.plugin, "published", "higher"),
+                    "ms": f"{1000 * costs[spec.name]:.1f}" if spec.name in costs else "",
+                    "parameters": ",".join(f"{k}={v}" for k, v in spec.defaults.items()),
+                    "paper": getattr(spec.plugin, "paper", ""),
+                    "origin": spec.origin,
+                }
+                for spec in registry.specs.values()
+            )
+        else:
+            frame = pd.DataFrame(
+                {
+                    "extractor": spec.name,
+                    "architectures": ", ".join(spec.make().architectures()),
+                    "origin": spec.origin,
+                }
+                for spec in registry.specs.values()
+            )
+    _print_frame(frame, json_)
+
+
 def _print_leaderboards(folder: Path, as_json: bool) -> None:
     from ckptbench import leaderboard
 

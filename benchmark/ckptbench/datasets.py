@@ -229,6 +229,26 @@ def _check(name: str, classes: tuple[str, ...], train: Split, test: Split, about
             _enough(name, classes[short], split, least, int(counts[short]), about)
 
 
+def known_sets() -> list[tuple[str, str]]:
+    """(name, what it is) of every set that a suite or ``--data`` can name."""
+    from ckptbench.archives import ARCHIVES
+    from ckptbench.torchsets import TORCHVISION
+
+    return [
+        ("digits", "1,797 handwritten digits that scikit-learn carries"),
+        ("glyphs", "synthetic: letters rendered from the fonts that matplotlib carries"),
+        ("folder:PATH", "train/ and test/ with a folder per class, or one folder of class folders"),
+        *(
+            (f"torchvision:{name}", "from torchvision, downloaded where there is a network")
+            for name in TORCHVISION
+        ),
+        *(
+            (f"archive:{name}", "from its published archive, unpacked below the data root")
+            for name in ARCHIVES
+        ),
+    ]
+
+
 def read_set(data: Data) -> RawSet:
     """List what there is under a set's name, with nothing sampled."""
     kind, _, rest = data.name.partition(":")

@@ -207,3 +207,12 @@ def _resume(folder: Path, network: nn.Module, opt: torch.optim.Optimizer, rows: 
     groups = opt.state_dict()["param_groups"]
     opt.load_state_dict({"state": moments, "param_groups": groups})
     return epoch + 1
+
+
+def run_normalisation(folder: Path) -> Normalisation:
+    """The pixel statistics that a folder's run.json declares, else ImageNet's."""
+    try:
+        source = Source.model_validate(json.loads((folder / RUN_FILE).read_text())["source"])
+    except (OSError, ValueError, KeyError):
+        return IMAGENET
+    return normalisation(source)

@@ -11,17 +11,18 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ckptbench.plugins import PluginSpec, load_plugins
-from ckptbench.spectrum import Spectrum
+from ckptbench.spectrum import Moments, Spectrum
 from ckptbench.store import Store
 from ckptbench.types import Array, Candidate, Cell, Checkpoint, Float, InputError, SourceRows, derive_seed
 
@@ -196,21 +197,28 @@ class _Ledger:
     """Makes spectra once per candidate and charges their seconds to whoever looks at them."""
 
     def __init__(self) -> None:
-        self.made: dict[tuple[int, bool], tuple[Spectrum, float]] = {}
-        self.charged: dict[tuple[int, bool], float] = {}
+        self.made: dict[tuple[int, str], tuple[Any, float]] = {}
+        self.charged: dict[tuple[int, str], float] = {}
         self.spent = 0.0
 
     def __call__(self, features: Array, labels: Array, *, centred: bool) -> Spectrum:
         # Views of one array are one array: its address says which.
-        key = (features.__array_interface__["data"][0], centred)
+        address = features.__array_interface__["data"][0]
+        moments = self._made((address, "moments"), lambda: Moments(features, labels))
+        spectrum: Spectrum = self._made(
+            (address, "centred" if centred else "spectrum"),
+            lambda: Spectrum(features, labels, centred=centred, moments=moments),
+        )
+        return spectrum
+
+    def _made(self, key: tuple[int, str], make: Callable[[], Any]) -> Any:
         if key not in self.made:
             before = time.perf_counter()
-            spectrum = Spectrum(features, labels, centred=centred)
-            self.made[key] = (spectrum, time.perf_counter() - before)
+            self.made[key] = (make(), time.perf_counter() - before)
             self.spent += self.made[key][1]
-        spectrum, seconds = self.made[key]
+        value, seconds = self.made[key]
         self.charged[key] = seconds
-        return spectrum
+        return value
 
     def start(self) -> None:
         self.charged = {}
@@ -306,6 +314,65 @@ class PoolTask:
                 store.write_cell(cell)
             cells += scored
         return cells
+
+
+@dataclass(frozen=True)
+class ResampleTask:
+    """One selector on ``draws`` stratified samples of a candidate's examples, 80 % of each class.
+
+    Without replacement: a neighbour or leave-one-out score would find its own example again.
+    """
+
+    files: CandidateFiles
+    spec: PluginSpec
+    draws: int
+    target: str
+    share: float = 0.8
+
+    @property
+    def name(self) -> str:
+        return f"resample {self.target} epoch {self.files.checkpoint.epoch}"
+
+    def cell_keys(self) -> list[dict[str, Any]]:
+        key = self.files.key(self.spec, 0)
+        return [{**key, "draw": draw, "share": self.share} for draw in range(self.draws)]
+
+    def is_done(self) -> bool:
+        return _all_stored(self.files.store, self.cell_keys())
+
+    def run(self) -> list[Cell]:
+        """Compute and store what the store lacks; a draw has the same rows for every checkpoint."""
+        store = Store(self.files.store)
+        whole: Candidate | None = None
+        cells = []
+        for draw, key in enumerate(self.cell_keys()):
+            if store.is_ok(key):
+                continue
+            whole = whole or self.files.load(_Ledger())
+            ledger = _Ledger()
+            rows = stratified(whole.labels, self.share, derive_seed(self.files.seed, "draw", draw))
+            sample = replace(
+                whole,
+                features=whole.features[rows],
+                labels=whole.labels[rows],
+                make_spectrum=ledger,
+                source_probs=None if whole.source_probs is None else whole.source_probs[rows],
+                source_logits=None if whole.source_logits is None else whole.source_logits[rows],
+            )
+            (cell,) = _guarded([key], self.spec, [sample], ledger)
+            store.write_cell(cell)
+            cells.append(cell)
+        return cells
+
+
+def stratified(labels: Array, share: float, seed: int) -> NDArray[np.int64]:
+    """Indices of ``share`` of each class (at least two where there are two), in ascending order."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        chosen.append(rng.permutation(members)[: max(min(2, len(members)), round(share * len(members)))])
+    return np.sort(np.concatenate(chosen))
 
 
 def _all_stored(root: Path, keys: Iterable[dict[str, Any]]) -> bool:

@@ -129,6 +129,11 @@ class FE(_Strict):
     epochs_judged: tuple[int, ...] | None = Field(None, description="only these checkpoints")
     assumed: tuple[str, ...] = Field((), description="what the paper leaves open and we chose")
 
+    @property
+    def kind(self) -> str:
+        """``fe``; F_m and F_r are truths of their own and never averaged with it."""
+        return "fe" if self.part == "all" else f"fe-{self.part}"
+
 
 class FT(_Strict):
     """Fine-tuning: the whole network with a new head whose rate is ``head_multiplier`` times.
@@ -152,6 +157,10 @@ class FT(_Strict):
     tsvd_r: int = Field(8, ge=1)
     epochs_judged: tuple[int, ...] | None = Field(None, description="only these checkpoints")
     assumed: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return "ft"
 
     @model_validator(mode="after")
     def _one_length(self) -> FT:

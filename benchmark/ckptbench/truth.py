@@ -71,7 +71,7 @@ class FETask:
     def name(self) -> str:
         return f"{self.protocol.name} {self.target} {self.checkpoint.run} epoch {self.checkpoint.epoch}"
 
-    def keys(self) -> list[dict[str, Any]]:
+    def cell_keys(self) -> list[dict[str, Any]]:
         """One cell's key per seed."""
         common = {
             "what": "fe/1",
@@ -84,15 +84,15 @@ class FETask:
 
     def is_done(self) -> bool:
         store = Store(self.store)
-        return all(store.is_ok(key) for key in self.keys())
+        return all(store.is_ok(key) for key in self.cell_keys())
 
     def run(self) -> list[Cell]:
         """Compute and store the cells that the store lacks."""
         store = Store(self.store)
-        wanted = [key for key in self.keys() if not store.is_ok(key)]
+        wanted = [key for key in self.cell_keys() if not store.is_ok(key)]
         if not wanted:
             return []
-        with store.lock({"fe": self.keys()[0]}):
+        with store.lock({"fe": self.cell_keys()[0]}):
             wanted = [key for key in wanted if not store.is_ok(key)]
             cells = _guard(wanted, lambda: self._compute(store, wanted)) if wanted else []
             for cell in cells:
@@ -179,7 +179,7 @@ class FTTask:
             "seed": self.seed,
         }
 
-    def keys(self) -> list[dict[str, Any]]:
+    def cell_keys(self) -> list[dict[str, Any]]:
         return [self.key()]
 
     def is_done(self) -> bool:

@@ -1,0 +1,223 @@
+"""``rank``: which checkpoint of a folder to take to a labelled data set, without training a network.
+
+Features are extracted (and kept), every selector asked for scores every checkpoint, and the first
+selector's order is the answer. How often its pick stays first when the examples are resampled is
+stability, not correctness; what published tracks say of the selector is its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ckptbench.plugins import PluginSpec, load_plugins
+from ckptbench.progress import Reporter
+from ckptbench.store import Store
+from ckptbench.types import Float, InputError, derive_seed
+
+LIMIT = 5000
+DRAWS = 20
+
+
+def rank(
+    checkpoints: str | Path,
+    arch: str,
+    data: str,
+    *,
+    goal: Literal["fe", "ft"] = "fe",
+    selectors: Sequence[str] | None = None,
+    plugins: Sequence[str] = (),
+    layer: str | None = None,
+    normalisation: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    store: str | Path | None = None,
+    workers: int | None = None,
+    draws: int = DRAWS,
+    limit: int = LIMIT,
+    reporter: Reporter | None = None,
+) -> pd.DataFrame:
+    """Rank the checkpoints of a folder for a labelled data set.
+
+    Parameters
+    ----------
+    checkpoints : a folder of .pt, .pth or .safetensors files, in the order of the epoch in their names
+    arch : an architecture's name, with options as in ``resnet18:stem=small``
+    data : a data set as in ``folder:PATH?size=64``; its train split is used, or all of a set
+        without splits, at most ``limit`` examples
+    goal : ``fe`` for a classifier on frozen features, ``ft`` for fine-tuning; chooses the default selector
+    selectors : names; the first decides. By default the best of the published leaderboards
+    normalisation : pixel mean and deviation of the source run; those of its run.json, else ImageNet's
+    draws : how many resamples of the examples judge the pick's stability
+
+    Returns
+    -------
+    One row a checkpoint, best first: rank, epoch, checkpoint, source_accuracy, a column for each
+    selector, and ``first``, the share of resamples in which the checkpoint came first. ``attrs`` has
+    the selector that decided, the examples used, and the record of published tracks.
+
+    Raises
+    ------
+    InputError
+        If anything given is not there or does not fit.
+    """
+    from ckptbench.checkpoints import find_architecture, read_run
+    from ckptbench.datasets import load_target, parse_data
+    from ckptbench.executor import default_workers, run_tasks
+    from ckptbench.extract import Recipe, extract, pick_device
+    from ckptbench.pipeline import Part
+    from ckptbench.pretrain import run_normalisation
+    from ckptbench.scoring import CandidateFiles, ResampleTask, ScoreTask
+
+    reporter = reporter or Reporter(quiet=True)
+    registry = load_plugins("selector", plugins)
+    specs = [registry[name] for name in selectors or (default_selector(goal),)]
+    pooled = [spec.name for spec in specs if spec.pool]
+    if pooled:
+        raise InputError(
+            f"{pooled[0]} is defined on the pool and has no score of its own: judge it in a suite"
+        )
+    folder = Path(checkpoints)
+    trajectory = read_run(folder, arch)
+    architecture = find_architecture(arch, load_plugins("extractor", plugins), layer)
+    spec = parse_data(data)
+    if "test_fraction" not in spec.model_fields_set:
+        # Nothing is tested here: a set without splits of its own is used whole but one example a class.
+        spec = spec.model_copy(update={"test_fraction": 1e-9})
+    target = load_target(spec, data)
+    examples = Part(target.train, min(limit, len(target.train)))
+    if len(examples) < len(target.train):
+        reporter.say(f"using {len(examples)} of {len(target.train)} examples (--limit)")
+    chosen = pick_device(device)
+    recipe = Recipe(architecture, normalisation or run_normalisation(folder), precision)
+    kept = Store(store)
+    missing = [c for c in trajectory if not kept.has_features(recipe.key(c, examples))]
+    with reporter.stage("extract", len(missing) * len(examples)) as advance:
+        extract(trajectory, examples, recipe, kept, chosen, advance)
+
+    files = [
+        CandidateFiles(
+            kept.root,
+            recipe.key(c, examples),
+            examples.labels,
+            c,
+            derive_seed(target.digest),
+            architecture=arch,
+            plugins=tuple(plugins),
+        )
+        for c in trajectory
+    ]
+    scores: list[ScoreTask | ResampleTask] = [ScoreTask(file, tuple(specs), 1, data) for file in files]
+    resamples = [ResampleTask(file, specs[0], draws, data) for file in files] if draws else []
+    todo = [task for task in (*scores, *resamples) if not task.is_done()]
+    with reporter.stage("score", len(todo)) as advance:
+        run_tasks(todo, lambda task, cells: advance(1, task.name), workers or default_workers("cpu"))
+
+    frame = pd.DataFrame(
+        {
+            "epoch": [c.epoch for c in trajectory],
+            "checkpoint": [c.path.name if c.path else "" for c in trajectory],
+            "source_accuracy": [c.source_accuracy for c in trajectory],
+        }
+    )
+    for spec_ in specs:
+        frame[spec_.label] = [_value(kept, file.key(spec_, 0), spec_) for file in files]
+    decides = frame[specs[0].label]
+    if draws:
+        table = np.array([[_value(kept, key, specs[0]) for key in task.cell_keys()] for task in resamples])
+        frame["first"] = _share_first(table)
+    frame.insert(0, "rank", decides.rank(ascending=False, method="min").astype(int))
+    frame = frame.sort_values(["rank", "epoch"]).reset_index(drop=True)
+    frame.attrs = {
+        "selector": specs[0].label,
+        "goal": goal,
+        "examples": len(examples),
+        "classes": len(target.classes),
+        "draws": draws,
+        "notes": list(target.notes),
+        "record": published_record(specs[0], goal),
+    }
+    return frame
+
+
+def _value(store: Store, key: dict[str, Any], spec: PluginSpec) -> float:
+    """A stored score; what failed or is no number is the user's to know, not to be ranked by accident."""
+    cell = store.read_cell(key)
+    if cell is None or cell.status != "ok" or cell.value is None:
+        raise InputError(f"{spec.label} failed: {cell.message if cell else 'no score was stored'}")
+    if not np.isfinite(cell.value):
+        raise InputError(f"{spec.label} gave {cell.value}, which cannot be ranked: {cell.message}")
+    return cell.value
+
+
+def _share_first(scores: Float) -> Float:
+    """checkpoints x draws -> share of the draws in which each checkpoint came first, ties shared."""
+    first = scores == scores.max(axis=0)
+    shares: Float = (first / first.sum(axis=0)).mean(axis=1)
+    return shares
+
+
+def results_folders() -> list[Path]:
+    """Where published results lie: the tree's, or the wheel's copy."""
+    here = Path(__file__).resolve().parent
+    roots = [root for root in (here.parents[1] / "results", here / "_results") if root.is_dir()]
+    return sorted(table.parent for root in roots for table in root.glob("*/agreement.csv"))
+
+
+def published(goal: str) -> pd.DataFrame:
+    """Agreement of every selector with truth on every published track of a goal, demos left out."""
+    tables = [pd.read_csv(folder / "agreement.csv").assign(suite=folder.name) for folder in results_folders()]
+    if not tables:
+        return pd.DataFrame(columns=["suite", "kind", "selector", "tau", "regret", "gain"])
+    table = pd.concat(tables, ignore_index=True)
+    table = table[table["kind"] == goal]
+    real = table[table["suite"] != "demo"]
+    return real if len(real) else table
+
+
+def measured_costs() -> dict[str, float]:
+    """Median seconds per checkpoint of each selector over the published tables."""
+    paths = [folder / "scores.csv" for folder in results_folders()]
+    tables = [pd.read_csv(path, usecols=["selector", "seconds"]) for path in paths if path.exists()]
+    if not tables:
+        return {}
+    return dict(pd.concat(tables).groupby("selector")["seconds"].median())
+
+
+def default_selector(goal: str) -> str:
+    """The published selector with the highest mean tau that any checkpoint and data set can have.
+
+    Left out are baselines, scores that need a source head or the source set, random ones, and those
+    that are defined on a pool.
+    """
+    table = published(goal)
+    registry = load_plugins("selector")
+
+    def usable(label: str) -> bool:
+        if label.partition(":")[0] not in registry.specs:
+            return False
+        spec = registry[label]
+        return set(spec.needs) == {"features", "labels"} and not (spec.random or spec.pool)
+
+    table = table[[usable(label) for label in table["selector"]]]
+    if table.empty:
+        return "ridge-loo"
+    return str(table.groupby("selector")["tau"].mean().idxmax())
+
+
+def published_record(spec: PluginSpec, goal: str) -> str:
+    """What published tracks say of a selector, as a sentence."""
+    table = published(goal)
+    own, last = (table[table["selector"] == name] for name in (spec.label, "last-epoch"))
+    if own.empty:
+        return f"{spec.label} has no published {goal.upper()} track: nothing is known of how well it picks"
+    where = f"{len(own)} published {goal.upper()} track{'s' if len(own) > 1 else ''}"
+    suites = ", ".join(sorted(set(own["suite"])))
+    return (
+        f"on {where} ({suites}) its pick lost {own['regret'].mean():.1f} points to the best checkpoint, "
+        f"the last checkpoint lost {last['regret'].mean():.1f}; mean tau {own['tau'].mean():.2f}"
+    )
