@@ -19,7 +19,7 @@ def write_results(
     protocols: tuple[tuple[str, str], ...] = (("tuned", "fe"), ("raw", "fe"), ("short", "ft")),
     epochs: int = 12,
     seeds: int = 3,
-    examples: int = 203,
+    examples: int = 803,
     selectors: dict[str, float] | None = None,
     seed: int = 0,
 ) -> Path:
@@ -39,7 +39,7 @@ def write_results(
             )  # fmt: skip
         for t in range(targets):
             target = f"target{t}"
-            level = 0.7 + 0.05 * np.cumsum(rng.normal(size=epochs)) / np.sqrt(epochs)
+            level = 0.7 + 0.12 * np.cumsum(rng.normal(size=epochs)) / np.sqrt(epochs)
             bits = []
             for protocol, kind in protocols:
                 for number in range(seeds):

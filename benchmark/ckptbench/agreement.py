@@ -424,7 +424,8 @@ def rel_at_k(truth: Float, score: Float, k: int) -> float:
 FIGURES = (
     "tau", "tau_sd", "tau_low", "tau_high", "p_chance",
     "tau_w", "tau_w_sd", "tau_w_low", "tau_w_high", "tau_w_truth",
-    "tau_resolved", "resolved_share", "tau_epoch", "regret", "gain", "rel_1", "rel_3", "rho", "r",
+    "tau_resolved", "resolved_share", "tau_epoch",
+    "regret", "gain", "rel_1", "rel_3", "rho", "r",
 )  # fmt: skip
 
 
@@ -470,8 +471,8 @@ def judge_track(
         pool["last-epoch"] = _rows(track.epochs)
         pool["source-accuracy"] = _rows(unknown if track.source_accuracy is None else track.source_accuracy)
     tested = len(pool)
-    orders = np.tile(np.arange(float(size)), (CHANCE_ORDERS, 1))
-    pool["chance"] = rng("chance").permuted(orders, axis=1)
+    orders = rng("chance").permuted(np.tile(np.arange(float(size)), (CHANCE_ORDERS // 2, 1)), axis=1)
+    pool["chance"] = np.concatenate([orders, -orders])  # with its reverse, so that tau is exactly 0
     pool["oracle"] = _rows(track.mean)
     problems = [_problem(track, q) for q in pool.values()]
     repeats = [np.zeros((1, size)) if bad else q for q, bad in zip(pool.values(), problems, strict=True)]
@@ -492,7 +493,7 @@ def judge_track(
     figures["rel_3"][:-1] = means(np.array([rel_at_k(truth, q, 3) for q in stacked]))
     figures["rho"][:-1] = means(spearman(truth, stacked)[0])
     figures["r"][:-1] = means(pearson(truth, stacked)[0])
-    figures["resolved_share"][:] = resolved.mean()
+    figures["resolved_share"][:] = resolved.mean() if seeds > 1 else np.nan
     figures["tau"][-1] = ceiling(track.truth)
 
     choice = first_choice(stacked)
@@ -627,7 +628,7 @@ def leaderboard(agreement: pd.DataFrame, kind: str) -> pd.DataFrame:
     # A score's cells serve all protocols of its unit, a truth's only one.
     cells = by_unit[["cells", "wanted"]].max().groupby("selector").sum(min_count=1)
     cells.update(tracks[["cells", "wanted"]].sum().loc[lambda sums: sums.index == "oracle"])
-    board = board.join(cells)
+    board = board.join(cells.astype("Int64"))
     board["problem"] = [_problems(judged[judged["selector"] == name]) for name in board.index]
 
     ranked = [name for name in board.index if name not in ALWAYS]

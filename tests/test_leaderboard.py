@@ -1,0 +1,203 @@
+"""The boards as text: everything is on them, nothing is cut off, and they rebuild from the tables alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_results import DIGEST, edit, write_results
+
+from ckptbench.agreement import ALWAYS, compare, load_results
+from ckptbench.judge import judge_table
+from ckptbench.leaderboard import (
+    Leaderboards,
+    build,
+    comparison_text,
+    duration,
+    judged_text,
+    number,
+    with_interval,
+)
+
+LONG = "an-outside-score-of-great-length:scale=std,neighbours=12"
+SELECTORS = {
+    "logme": 0.5,
+    "ridge-loo:scale=std": 0.1,
+    "gram-transfer:scale=std": 2.0,
+    LONG: 1.0,
+    "random-gmm": 1.0,
+}
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"\s", "", text)
+
+
+@pytest.fixture(scope="module")
+def boards(tmp_path_factory) -> Leaderboards:
+    folder = write_results(tmp_path_factory.mktemp("fake"), sources=1, targets=3, selectors=SELECTORS)
+
+    def change(t: pd.DataFrame) -> pd.DataFrame:
+        t["origin"] = np.where(t["selector"] == LONG, "plugins/outside_score_with_a_long_path.py", "built in")
+        t.loc[t["selector"] == "logme", "score"] = 0.1
+        return t
+
+    edit(folder, "scores", change)
+    return build(load_results(folder), title="A fake suite", note="Simulated, not measured.")
+
+
+def test_the_terminal_table_fits_a_hundred_columns(boards):
+    text = boards.terminal(100)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    assert "..." not in text
+
+
+@pytest.mark.parametrize("width", [100, 140])
+def test_nothing_is_lost_from_the_terminal(boards, width):
+    text = boards.terminal(width)
+    for head in ("Feature extraction (FE)", "Fine-tuning (FT)", "last-epoch", "cells", "points"):
+        assert head in text
+    for name in (*SELECTORS, *ALWAYS):
+        first = name[:20]  # a long name goes on in the next line
+        assert first in text
+    assert "too few tracks" in text
+    for line in (boards.note, *boards.footer, "b plugins/outside_score_with_a_long_path.py"):
+        assert squeezed(line) in squeezed(text)
+
+
+def test_a_long_name_folds_and_stays_whole(boards):
+    column = []
+    for line in boards.terminal(100).split("Fine-tuning")[0].splitlines():
+        column.append(line[2:].split(" ")[0])
+    assert LONG in "".join(column)
+
+
+def test_the_rows_always_there_are_set_apart(boards):
+    lines = boards.terminal(100).split("Fine-tuning")[0].splitlines()
+    rules = [i for i, line in enumerate(lines) if line.startswith("───")]
+    assert len(rules) == 2
+    below = [line.split()[0] for line in lines[rules[1] + 1 :] if line.startswith("  ")]
+    assert below == list(ALWAYS)
+
+
+def test_terminal_numbers_are_the_boards(boards):
+    board = boards.boards["fe"].set_index("selector")
+    line = next(x for x in boards.terminal(140).splitlines() if "ridge-loo:scale=std" in x)
+    found = board.loc["ridge-loo:scale=std"]
+    expected = [
+        "1", "ridge-loo:scale=std", "too", "few", "tracks",
+        f"{found['tau']:.2f}±{found['tau'] - found['tau_low']:.2f}", f"{found['tau_resolved']:.2f}",
+        f"{found['tau_epoch']:.2f}", f"{found['worst']:.2f}", f"{found['regret']:.2f}",
+        f"{found['gain']:.2f}", "0.02", "36/36", "a",
+    ]  # fmt: skip
+    assert line.split() == expected
+
+
+def test_a_constant_score_is_named(boards):
+    said = "logme: constant on run0/target0, run0/target1, run0/target2 (tau 0, mean regret there)"
+    assert squeezed(said) in squeezed(boards.terminal(100))
+    assert f"- {said}" in boards.markdown()
+
+
+def test_the_footer_says_where_the_numbers_come_from(boards):
+    text = "\n".join(boards.footer)
+    assert DIGEST in text
+    assert "commit abc1234" in text
+    assert "FE truth: tuned (3 seeds), raw (3 seeds); 216 of 216 cells; 7.2 min on cpu." in text
+    assert "FT truth: short (3 seeds); 108 of 108 cells" in text
+    assert "All truth is of ONE source run (run0): 3 units" in text
+    assert "Extraction: 1.8 min" in text
+
+
+def test_markdown_is_two_whole_tables(boards):
+    text = boards.markdown()
+    assert text.startswith("# Leaderboards: A fake suite\n\n> Simulated, not measured.\n")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 * (2 + len(SELECTORS) + len(ALWAYS))
+    assert {row.count("|") for row in rows} == {13}
+    assert f"`{LONG}`" in text
+    assert "*ceiling*" in text
+
+
+def test_csv_and_json_hold_every_row(boards):
+    table = pd.read_csv(io.StringIO(boards.csv()))
+    assert len(table) == 2 * (len(SELECTORS) + len(ALWAYS))
+    content = json.loads(boards.json())
+    assert content["suite_digest"] == DIGEST
+    assert [row["selector"] for row in content["fe"]] == boards.boards["fe"]["selector"].tolist()
+    assert content["fe"][-1]["regret"] is None
+    np.testing.assert_allclose(
+        table.loc[table["kind"] == "ft", "tau"], [row["tau"] for row in content["ft"]], rtol=1e-5
+    )
+
+
+def test_boards_rebuild_to_the_byte(tmp_path):
+    write_results(tmp_path, targets=1)
+    first = build(load_results(tmp_path)).files()
+    assert build(load_results(tmp_path)).files() == first
+    assert set(first) == {"agreement.csv", "leaderboard.csv", "leaderboard.json", "LEADERBOARD.md"}
+
+
+def test_several_runs_dirty_trees_and_gaps_are_said(tmp_path):
+    write_results(tmp_path, sources=2, targets=1, protocols=(("tuned", "fe"), ("short", "ft")))
+
+    def lose(t: pd.DataFrame) -> pd.DataFrame:
+        short, early = t["kind"] == "ft", t["epoch"] > 1
+        t.loc[short & early & (t["source"] == "run0"), "status"] = "failed"
+        t.loc[~short & (t["epoch"] == 3) & (t["source"] == "run1"), "status"] = "failed"
+        return t
+
+    edit(tmp_path, "truth", lose)
+    path = tmp_path / "provenance.json"
+    path.write_text(path.read_text().replace('"dirty": false', '"dirty": true'))
+    found = build(load_results(tmp_path))
+    text = "\n".join(found.footer)
+    assert "with uncommitted changes" in text
+    assert "2 source runs: 2 units" in text
+    assert "run0/target0/short is not judged: 2 checkpoints with truth: at least 3 are needed." in text
+    assert "run1/target0/tuned: no full truth at epoch 3." in text
+    assert found.boards["ft"]["units"].tolist() == [1] * 8
+
+
+def test_a_suite_without_fine_tuning_has_one_board(tmp_path):
+    found = build(load_results(write_results(tmp_path, protocols=(("tuned", "fe"),))))
+    assert list(found.boards) == ["fe"]
+    assert "Fine-tuning" not in found.terminal() + found.markdown()
+
+
+def test_a_comparison_shows_both_track_by_track(boards):
+    found = compare(boards.agreement, "ridge-loo:scale=std", LONG, "fe")
+    text = comparison_text(found)
+    assert max(map(len, text.splitlines())) <= 100
+    for target in ("target0", "target1", "target2"):
+        assert f"run0/{target}/tuned" in text
+    assert "over 3 units" in text
+    assert "too few tracks" in text
+
+
+def test_a_judged_table_with_groups_ends_in_their_means(tmp_path):
+    path = tmp_path / "table.csv"
+    lines = [
+        f"m{i},{'ab'[i % 2]},{a},{q}"
+        for i, (a, q) in enumerate(zip([1, 2, 3, 4, 5, 6], [1, 3, 2, 1, 3, 2], strict=True))
+    ]
+    path.write_text("\n".join(["model,set,acc,q", *lines]))
+    judged = judge_table(path, group="set")
+    text = judged_text(judged)
+    assert max(map(len, text.splitlines())) <= 100
+    mean = judged.loc[judged["selector"] == "q", "tau"].mean()
+    line = next(x for x in text.splitlines() if x.startswith("mean") and " q " in x)
+    assert line.split()[2] == f"{mean:.2f}"
+
+
+def test_numbers_as_text():
+    assert number(-0.0001) == "0.00"
+    assert number(float("nan")) == ""
+    assert with_interval(0.9, 0.6, 1.0) == "0.90±0.30"
+    assert with_interval(0.9, float("nan"), float("nan")) == "0.90"
+    assert [duration(s) for s in (0.42, 12, 210, 7600)] == ["0.4 s", "12 s", "3.5 min", "2.1 h"]
