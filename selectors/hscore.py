@@ -82,10 +82,11 @@ class ShrunkHScore:
         mean = variance.sum() / spectrum.d
         squares = float(variance @ variance)
         spread = squares - spectrum.d * mean**2
-        noise = float(spectrum.row_norm2 @ spectrum.row_norm2) / n**2 - squares / n
-        shrinkage = max(noise, 0.0) / spread if noise < spread else 1.0
+        noise = max(0.0, float(spectrum.row_norm2 @ spectrum.row_norm2) / n**2 - squares / n)
         if spectrum.d == 1:  # one feature is its own multiple of the identity: nothing to shrink to
             shrinkage = 0.0
+        else:
+            shrinkage = noise / spread if noise < spread else 1.0
         shares = _between(candidate)
         kept = shares > 0
         ratio = variance[kept] / ((1 - shrinkage) * variance[kept] + shrinkage * mean)

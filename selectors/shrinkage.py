@@ -99,8 +99,7 @@ class TruncatedSvd:
     Positive where the small components hurt.
 
     F is N x D; labels are classes or real columns. Unbounded. Cost: a thin SVD of each batch and
-    two centred spectra of F. For N < D ridge regression interpolates less with fewer components, so gains
-    are typical there.
+    two centred spectra of N x D. N < D makes no difference.
 
     Invariant to rotation and one common scale of the features, not to row order (batches).
 

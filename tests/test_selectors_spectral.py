@@ -256,7 +256,7 @@ def test_flat_spectrum() -> None:
     features, labels = orthonormal(48, 10), np.arange(48) % 2
     assert score("rankme", features, labels) == pytest.approx(10.0, abs=1e-4)
     assert score("stable-rank", features, labels) == pytest.approx(10.0)
-    assert score("k80", features, labels, threshold=0.75) == pytest.approx(-0.8)
+    assert score("k80", features, labels) == pytest.approx(-0.8)
     assert score("bss", features, labels) == pytest.approx(-0.1)
     assert score("bss", features, labels, k=3) == pytest.approx(-0.3)
     assert score("bss-raw", 2 * features, labels) == pytest.approx(-4.0)

@@ -263,7 +263,8 @@ class Spectrum:
     def split(self, threshold: float = 0.8) -> int:
         """The smallest number of singular values whose sum is at least ``threshold`` of the sum of all."""
         total = np.cumsum(self.sigma[: max(self.rank, 1)])
-        return int(np.searchsorted(total, threshold * total[-1])) + 1
+        # A sum that meets the threshold exactly does so whichever way its last digit was rounded.
+        return int(np.searchsorted(total, (threshold - 1e-12) * total[-1])) + 1
 
 
 class Part:
