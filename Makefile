@@ -1,0 +1,52 @@
+# ckptbench: `make` lists the targets. Every target first makes .venv when it is missing.
+
+SUITE ?= demo
+FROM ?=
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help leaderboard features truth scores report test bench lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  SUITE=NAME chooses the suite (demo), FROM=results rebuilds from committed tables, ARGS=... adds options"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+leaderboard: $(READY) ## run a suite to its leaderboards (SUITE=demo), or rebuild them with FROM=results
+	$(BIN)/ckptbench $(if $(FROM),leaderboard $(SUITE) --from $(FROM),run $(SUITE)) $(ARGS)
+
+features: $(READY) ## train the source run and cache the features of every checkpoint
+	$(BIN)/ckptbench extract $(SUITE) $(ARGS)
+
+truth: $(READY) ## compute FE and FT ground truth, with all that it needs
+	$(BIN)/ckptbench truth $(SUITE) $(ARGS)
+
+scores: $(READY) ## score every checkpoint with every selector, with all that it needs
+	$(BIN)/ckptbench score $(SUITE) $(ARGS)
+
+report: $(READY) ## write figures and the report page from the tables in results/
+	$(BIN)/ckptbench report $(SUITE) $(ARGS)
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY) ## measure speed, as ratios against the obvious way in the same run
+	$(BIN)/python -m pytest tests/bench --benchmark-only -s $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove the environment and the cache (results/ stays)
+	rm -rf $(VENV) .ckptbench
