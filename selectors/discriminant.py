@@ -35,7 +35,7 @@ class _Discriminant:
         self.total = np.diag(self.sigma**2 / spectrum.n)
         self.within = self.total - between
         # S may not fall below the rounding error of S_w: collapsed classes would divide by it.
-        self.floor = max(spectrum.n, k) * _EPS * spectrum.sigma2[0] / spectrum.n + np.finfo(float).tiny
+        self.floor = 8 * max(spectrum.n, k) * _EPS * spectrum.sigma2[0] / spectrum.n + np.finfo(float).tiny
 
     def shrink(self, matrix: Float, lam: float, target: float) -> Float:
         return (1 - lam) * matrix + max(lam * target, self.floor) * np.eye(len(matrix))
@@ -113,16 +113,15 @@ class SFDA:
 
         others = (lda.means.sum(axis=0) - lda.means) / max(len(lda.means) - 1, 1)
         harder = lda.components()
-        harder -= others[lda.labels]
         harder *= confidence
-        harder += others[lda.labels]
-        onehot = np.eye(len(lda.means))[lda.labels]
-        means = onehot.T @ harder / onehot.sum(axis=0)[:, None]
-        residual = harder - means[lda.labels]
-        within = residual.T @ residual / len(residual)
+        harder += (1 - confidence) * others[lda.labels]
+        means = np.eye(len(others))[lda.labels].T @ harder / (lda.priors * len(harder))[:, None]
+        harder -= means[lda.labels]
+        within = harder.T @ harder / len(harder)
         target = 1.0 if paper else np.trace(within) / d
         coefficients, constants = lda.logits(within, means, lam, target)
-        return float(lda.true_class(softmax(harder @ coefficients + constants, axis=1)).mean())
+        logits = harder @ coefficients + (means @ coefficients)[lda.labels] + constants
+        return float(lda.true_class(softmax(logits, axis=1)).mean())
 
 
 class ETran:
@@ -154,7 +153,7 @@ class ETran:
 
     def _terms(self, candidate: Candidate) -> tuple[float, ...]:
         lda = _Discriminant(candidate)
-        energy = np.sort(logsumexp(candidate.matrix, axis=1))
+        energy = np.sort(logsumexp(candidate.features.astype(np.float64), axis=1))
         if self.reading == "code":
             posterior = lda.posterior(1.0, 1.0)
             energy = energy[: max(len(energy) * 5 // 1000, 1)]

@@ -2,8 +2,10 @@
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
+from scipy.spatial.distance import cdist
 
-from ckptbench.types import Candidate, Float, InputError
+from ckptbench.spectrum import Spectrum
+from ckptbench.types import Array, Candidate, Float, InputError
 
 
 class LDALeaveOneOut:
@@ -37,7 +39,7 @@ class LDALeaveOneOut:
 
     def score(self, candidate: Candidate) -> float:
         spectrum = candidate.centred
-        n, d = candidate.features.shape
+        (n, d), eps = candidate.features.shape, np.finfo(float).eps
         if n < 2:
             raise InputError("lda-loo: leaving one out needs at least 2 examples, found 1")
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
@@ -45,43 +47,50 @@ class LDALeaveOneOut:
         present, labels, counts = np.unique(candidate.classes, return_inverse=True, return_counts=True)
         r = max(1, spectrum.rank)
         sigma = spectrum.sigma[:r]
-        means = (sigma[:, None] * spectrum.projections[:r, present] / counts).T
-        points = spectrum.combine(np.eye(len(spectrum.sigma2), r) * sigma)
-        residuals = points - means[labels]
-        within = np.diag(sigma**2) - means.T * counts @ means
-        s = _ledoit_wolf(residuals, within, d) if self.shrinkage is None else self.shrinkage
+        means = sigma[:, None] * spectrum.projections[:r, present] / counts
+        within = np.diag(sigma**2) - means * counts @ means.T
+        s = _ledoit_wolf(spectrum, means, labels, within) if self.shrinkage is None else self.shrinkage
 
         b = (1 - s) * within / (n - 1)
-        rounding = max(n, d) * np.finfo(float).eps * sigma[0] ** 2 / n + np.finfo(float).tiny
+        rounding = 8 * max(n, d) * eps * sigma[0] ** 2 / n + np.finfo(float).tiny
         b.flat[:: r + 1] += max(s * np.trace(within) / (n * d), rounding)
         factor = cholesky(b, lower=True)
-        points = solve_triangular(factor, points.T, lower=True).T
-        means = solve_triangular(factor, means.T, lower=True).T
-        residuals = points - means[labels]
+        whiten = solve_triangular(factor, np.diag(sigma), lower=True).T
+        means = solve_triangular(factor, means, lower=True).T
 
-        left = np.maximum(counts - 1, 1)[labels]
-        g = (1 - s) * counts[labels] / (left * (n - 1))
-        r2 = np.einsum("ij,ij->i", residuals, residuals)
-        slack = 1 - g * r2
-        # u = x_i - m_k for every class k; for i's own class the mean moves and u = n_c/(n_c - 1) r_i.
-        u2 = np.einsum("ij,ij->i", points, points)[:, None] - 2 * points @ means.T
-        u2 += np.einsum("kj,kj->k", means, means)
-        ur = np.einsum("ij,ij->i", points, residuals)[:, None] - residuals @ means.T
-        own = np.arange(n), labels
-        u2[own] = (counts[labels] / left) ** 2 * r2
-        ur[own] = counts[labels] / left * r2
-        logits = np.log(counts) - 0.5 * (u2 + (g / slack)[:, None] * ur**2)
-        logits[own] += np.log(left) - np.log(counts[labels])
-        own_logit = logits[own]
-        logits[own] = -np.inf
-        return float(np.mean((own_logit > logits.max(axis=1)) & (counts[labels] > 1)))
+        apart = cdist(means, means, "sqeuclidean")
+
+        right = 0
+        for rows, left in spectrum.left_blocks():
+            own = labels[rows]
+            points = left[:, :r] @ whiten
+            residuals = points - means[own]
+            projected = residuals @ means.T
+            rest = np.maximum(counts[own] - 1, 1)
+            g = (1 - s) * counts[own] / (rest * (n - 1))
+            r2 = np.einsum("ij,ij->i", residuals, residuals)
+            # u = x_i - m_k = r_i + m_c - m_k; for i's own class the mean moves and u = n_c/(n_c - 1) r_i.
+            true = np.arange(len(own)), own
+            cross = projected[true][:, None] - projected
+            u2 = r2[:, None] + 2 * cross + apart[own]
+            ur = r2[:, None] + cross
+            u2[true] = (counts[own] / rest) ** 2 * r2
+            ur[true] = counts[own] / rest * r2
+            logits = np.log(counts) - 0.5 * (u2 + (g / np.maximum(1 - g * r2, eps))[:, None] * ur**2)
+            logits[true] += np.log(rest / counts[own])
+            best = logits[true]
+            logits[true] = -np.inf
+            right += np.count_nonzero((best > logits.max(axis=1)) & (counts[own] > 1))
+        return right / n
 
 
-def _ledoit_wolf(residuals: Float, within: Float, d: int) -> float:
-    """Shrinkage towards the mean variance for the covariance ``within``/N of N residuals in D dimensions."""
-    n = len(residuals)
-    mean = np.trace(within) / (n * d)
-    norm2 = (within**2).sum() / n**2
-    noise = ((residuals**2).sum(axis=1) ** 2).sum() / n**2 - norm2 / n
-    distance = norm2 - d * mean**2
+def _ledoit_wolf(spectrum: Spectrum, means: Float, labels: Array, within: Float) -> float:
+    """Shrinkage of the residuals' covariance W/N towards its mean variance; class means are r x C."""
+    n, d, r = spectrum.n, spectrum.d, len(means)
+    full = np.zeros((len(spectrum.sigma2), means.shape[1]))
+    full[:r] = spectrum.sigma[:r, None] * means
+    to_mean = spectrum.combine(full)[np.arange(n), labels]
+    length2 = np.maximum(spectrum.row_norm2 - 2 * to_mean + (means**2).sum(axis=0)[labels], 0.0)
+    mean, norm2 = np.trace(within) / (n * d), (within**2).sum() / n**2
+    noise, distance = length2 @ length2 / n**2 - norm2 / n, norm2 - d * mean**2
     return float(np.clip(noise / distance, 0.0, 1.0)) if distance > 0 else 1.0

@@ -46,13 +46,12 @@ class TMI:
     def score(self, candidate: Candidate) -> float:
         if self.norm not in ("euclidean", "max"):
             raise InputError(f"tmi: norm={self.norm!r} is not known: euclidean or max")
-        # Centred, so that the squared norms below do not swamp the distances.
-        features = candidate.matrix - candidate.matrix.mean(axis=0)
-        d = features.shape[1]
+        d = candidate.features.shape[1]
         ball = d * np.log(2) if self.norm == "max" else d / 2 * np.log(np.pi) - gammaln(d / 2 + 1)
         total = weight = 0.0
         for label in np.unique(candidate.classes):
-            rows = features[candidate.classes == label]
+            rows = candidate.features[candidate.classes == label].astype(np.float64)
+            rows -= rows.mean(axis=0)  # so that the squared norms do not swamp the distances
             n = len(rows)
             if n < 2:
                 continue

@@ -8,9 +8,11 @@ kernel of an infinitely wide two-layer network whose inputs are the features. Al
 from dataclasses import replace
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, lstsq, solve_triangular
+from scipy.linalg import LinAlgError, cho_solve, cholesky, lstsq, solve_triangular
 
 from ckptbench.types import Array, Candidate, Float, InputError
+
+_EPS = float(np.finfo(np.float64).eps)
 
 
 def _sample(candidate: Candidate, rows: int) -> Candidate:
@@ -212,9 +214,8 @@ class GramTransfer:
         if len(classes) > self.source_rows:
             chosen = _by_class(classes, self.source_rows, candidate.rng)
             inputs, classes = inputs[chosen], classes[chosen]
-        kernel = _arc_cosine(inputs)
-        kernel.flat[:: len(kernel) + 1] += self.eps * np.trace(kernel) / len(kernel)
-        weights = cho_solve((cholesky(kernel, lower=True), True), _centred_onehot(classes))
+        factor = _cholesky(_arc_cosine(inputs), self.eps / len(inputs))
+        weights = cho_solve((factor, True), _centred_onehot(classes))
         carried = _arc_cosine(sample.matrix, inputs) @ weights
         labels = _centred_onehot(sample.classes)
         # Centred columns add up to zero: cond keeps what is left of their sum from being fitted.
@@ -231,6 +232,8 @@ def _arc_cosine(rows: Float, others: Float | None = None) -> Float:
 
     x = unit(rows)
     cosine = np.clip(x @ (x if others is None else unit(others)).T, -1.0, 1.0)
+    # arccos makes an error of 1e-16 near 1 into one of 1e-8: rows equal up to rounding are equal.
+    cosine[cosine > 1.0 - 8 * _EPS * x.shape[1]] = 1.0
     kernel = cosine * (np.pi - np.arccos(cosine)) / (2 * np.pi)
     if others is None:
         np.fill_diagonal(kernel, 0.5)
@@ -246,6 +249,15 @@ def _centred_onehot(classes: Array) -> Float:
 
 def _complexity(kernel: Float, targets: Float) -> float:
     """- mean over the columns y of y'H^-1 y."""
-    kernel.flat[:: len(kernel) + 1] += 8 * np.finfo(np.float64).eps * np.trace(kernel)
-    white = solve_triangular(cholesky(kernel, lower=True), targets, lower=True)
+    try:
+        factor = _cholesky(kernel, 8 * _EPS)
+    except LinAlgError:
+        # Rows so alike that the error of arccos outweighs their difference.
+        factor = _cholesky(kernel, np.sqrt(_EPS))
+    white = solve_triangular(factor, targets, lower=True)
     return float(-(white**2).sum() / targets.shape[1])
+
+
+def _cholesky(kernel: Float, ridge: float) -> Float:
+    """Lower Cholesky factor of H + ridge tr(H) I."""
+    return cholesky(kernel + ridge * np.trace(kernel) * np.eye(len(kernel)), lower=True)

@@ -5,7 +5,7 @@ Source: Huang et al. 2022, Frustratingly Easy Transferability Estimation.
 
 import numpy as np
 
-from ckptbench.types import Candidate, InputError
+from ckptbench.types import Candidate, Float, InputError
 
 
 class TransRate:
@@ -38,14 +38,20 @@ class TransRate:
         spectrum = candidate.centred
         energy = spectrum.sigma2[: spectrum.rank].sum() if self.normalise else 1.0
         inverse = 1.0 / (self.eps * energy) if energy > 0 else 0.0
-        features = candidate.matrix - spectrum.mean
+        rounding = max(spectrum.n, spectrum.d) * np.finfo(float).eps * spectrum.sigma2[0]
         classes, counts = np.unique(candidate.classes, return_counts=True)
         weights = counts / counts.sum() if self.weights == "size" else np.full(len(counts), 1 / len(counts))
         within = 0.0
         for label, count, weight in zip(classes, counts, weights, strict=True):
-            rows = features[candidate.classes == label]
+            rows = candidate.features[candidate.classes == label] - spectrum.mean
             gram = rows @ rows.T if count < spectrum.d else rows.T @ rows
-            gram *= inverse / count
-            gram.flat[:: len(gram) + 1] += 1.0
-            within += weight * 0.5 * np.linalg.slogdet(gram)[1]
-        return float(0.5 * np.log1p(spectrum.sigma2 * inverse / spectrum.n).sum() - within)
+            within += weight * _rate(gram * (inverse / count), rounding * inverse / count)
+        return float(0.5 * np.log1p(spectrum.sigma2[: spectrum.rank] * inverse / spectrum.n).sum() - within)
+
+
+def _rate(gram: Float, rounding: float) -> float:
+    """1/2 log det(I + G); where G's rounding error would count, eigenvalues below it are taken for zero."""
+    if rounding < 1e-5:
+        return 0.5 * float(np.linalg.slogdet(np.eye(len(gram)) + gram)[1])
+    values = np.linalg.eigvalsh(gram)
+    return 0.5 * float(np.log1p(values[values > rounding]).sum())
