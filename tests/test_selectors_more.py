@@ -818,6 +818,17 @@ def test_columns_of_numbers_are_refused():
             value(name, x, x[:, :2])
 
 
+def test_gram_transfer_compares_target_and_source_on_one_scale():
+    x, y = problem(24, 7, 3)
+    x[:, 3] = 4.0
+    rows, classes = source_rows(7)
+    unit = np.where(np.arange(7) == 3, np.inf, x.std(axis=0))
+    selector = REGISTRY["gram-transfer"].make()
+    scaled = candidate((x - x.mean(axis=0)) / unit, y, ((rows - x.mean(axis=0)) / unit, classes))
+    found = selector.score(candidate(x, y, (rows, classes)).standardised)
+    assert found == pytest.approx(selector.score(scaled), rel=1e-9)
+
+
 def test_gram_transfer_says_what_is_missing():
     x, y = problem(24, 7, 3)
     with pytest.raises(InputError, match="source"):

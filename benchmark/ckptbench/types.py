@@ -178,22 +178,26 @@ class Candidate:
     def standardised(self) -> Candidate:
         """The same candidate with each feature at mean 0 and variance 1 over these rows.
 
-        A constant feature becomes 0.
+        A constant feature becomes 0. The source rows are mapped the same way, so that the two still compare.
         """
         matrix = np.array(self.features, dtype=np.float64)  # the only copy: it may be a gigabyte
         largest = np.maximum(matrix.max(axis=0), -matrix.min(axis=0))
-        matrix -= matrix.mean(axis=0)
+        mean = matrix.mean(axis=0)
+        matrix -= mean
         spread = np.sqrt(np.einsum("ij,ij->j", matrix, matrix) / len(matrix))
         # A feature whose spread is rounding error of its mean is constant: dividing would make noise.
         constant = spread <= 1e-12 * largest
-        matrix /= np.where(constant, 1.0, spread)
-        matrix[:, constant] = 0.0
+        unit = np.where(constant, np.inf, spread)
+        matrix /= unit
+        source = self.source
+        if source is not None:
+            source = SourceRows((np.asarray(source.features, np.float64) - mean) / unit, source.labels)
         return Candidate(
             matrix,
             self.labels,
             self.make_spectrum,
             self.source_probs,
-            self.source,
+            source,
             self.checkpoint,
             self.seed,
             self.make_model,
