@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ckptbench.pipeline import Bench, Stage
+    from ckptbench.plugins import PluginSpec
 
 
 class _Sentences(typer.core.TyperGroup):
@@ -271,9 +272,8 @@ def rank(
         print(json.dumps({**ranking.attrs, "ranking": rows}, indent=1))
         return
     facts, best = ranking.attrs, ranking.iloc[0]
-    print(
-        f"Take {best['checkpoint']} (epoch {best['epoch']}), says {facts['selector']}, for {facts['goal'].upper()}."
-    )
+    pick = f"{best['checkpoint']} (epoch {best['epoch']})"
+    print(f"Take {pick}, says {facts['selector']}, for {facts['goal'].upper()}.")
     if draws:
         print(
             f"It came first in {100 * best['first']:.0f} % of {draws} resamples of your "
@@ -327,15 +327,17 @@ def list_(
             frame = pd.DataFrame(
                 {
                     "selector": spec.name,
-                    "needs": "+".join((*spec.needs, *(["pool"] if spec.pool else []))) or "-",
-                    "in its paper": getattr(spec.plugin, "published", "higher"),
+                    "needs": _needs(spec),
+                    "paper": _paper(spec, short=not json_),
+                    "there": getattr(spec.plugin, "published", "higher"),
                     "ms": f"{1000 * costs[spec.name]:.1f}" if spec.name in costs else "",
-                    "parameters": ",".join(f"{k}={v}" for k, v in spec.defaults.items()),
-                    "paper": getattr(spec.plugin, "paper", ""),
+                    "parameters": ",".join(f"{key}={value}" for key, value in spec.defaults.items()),
                     "origin": spec.origin,
                 }
                 for spec in registry.specs.values()
             )
+            if not json_:
+                frame = frame.drop(columns="parameters")
         else:
             frame = pd.DataFrame(
                 {
@@ -348,14 +350,105 @@ def list_(
     _print_frame(frame, json_)
 
 
-def _print_leaderboards(folder: Path, as_json: bool) -> None:
-    from ckptbench import leaderboard
+def _needs(spec: PluginSpec) -> str:
+    """What a selector needs beside features and labels; ``pool`` where it scores whole trajectories."""
+    beside = {"source_probs": "source head", "source_logits": "source head", "source": "source rows"}
+    needs = [beside.get(need, need) for need in spec.needs if need not in ("features", "labels")]
+    if "labels" not in spec.needs:
+        needs.append("no labels" if "features" in spec.needs else "nothing")
+    return ", ".join([*needs, *(["pool"] if spec.pool else [])])
 
-    boards = leaderboard.write(folder)
-    if as_json:
-        print(boards.to_json())
+
+def _paper(spec: PluginSpec, short: bool) -> str:
+    """``Author et al. Year, Title``, or without the title."""
+    paper = str(getattr(spec.plugin, "paper", ""))
+    return paper.partition(",")[0] if short else paper
+
+
+@app.command()
+def leaderboard(
+    suite: SuiteName,
+    from_: Annotated[
+        Path, typer.Option("--from", help="the folder that holds <suite>/ with its tables")
+    ] = Path("results"),
+    json_: Json = False,
+) -> None:
+    """Rebuild a suite's leaderboards from its tables, on any laptop."""
+    _print_leaderboards(_results_folder(suite, from_), json_)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A")],
+    b: Annotated[str, typer.Argument(metavar="B")],
+    suite: Annotated[str, typer.Option("--suite", help="a suite with results")],
+    goal: Annotated[Kind, typer.Option("--for", help="FE or FT truth")] = Kind.fe,
+    from_: Annotated[
+        Path, typer.Option("--from", help="the folder that holds <suite>/ with its tables")
+    ] = Path("results"),
+    json_: Json = False,
+) -> None:
+    """Two selectors side by side, track by track, with the paired test."""
+    from ckptbench.agreement import agreement_table, load_results
+    from ckptbench.agreement import compare as compare_selectors
+    from ckptbench.leaderboard import comparison_text
+
+    found = compare_selectors(agreement_table(load_results(_results_folder(suite, from_))), a, b, goal.value)
+    if json_:
+        facts = {key: value for key, value in vars(found).items() if key != "tracks"}
+        print(json.dumps({**facts, "tracks": json.loads(found.tracks.to_json(orient="records"))}, indent=1))
     else:
-        boards.print()
+        print(comparison_text(found), end="")
+
+
+@app.command()
+def judge(
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="TABLE.csv", help="a row per candidate: truth, and a column per selector"),
+    ],
+    truth: Annotated[
+        str | None,
+        typer.Option("--truth", help="the truth's column; several seeds with commas or a common prefix"),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="a column that groups rows into tracks")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Judge anyone's published table of scores and truth."""
+    from ckptbench.judge import judge_table
+    from ckptbench.leaderboard import judged_text
+
+    judged = judge_table(table, truth, group)
+    if json_:
+        print(json.dumps(json.loads(judged.to_json(orient="records")), indent=1))
+    else:
+        print(judged_text(judged), end="")
+
+
+def _results_folder(suite: str, root: Path) -> Path:
+    """``root/<suite>``; a suite may be named, or given as the TOML file it was run from."""
+    from ckptbench.suites import nearest
+
+    folder = root / (Path(suite).stem if suite.endswith(".toml") else suite)
+    if not folder.is_dir():
+        known = [path.parent.name for path in root.glob("*/truth.csv")]
+        raise InputError(f"{root} has no results of a suite called {suite!r}: {nearest(suite, known)}")
+    return folder
+
+
+def _print_leaderboards(folder: Path, as_json: bool) -> None:
+    """Judge the tables of a folder, write the leaderboards beside them and print them."""
+    from ckptbench import leaderboard
+    from ckptbench.agreement import load_results
+    from ckptbench.store import write_text
+
+    suite = json.loads((folder / "suite.json").read_text())
+    boards = leaderboard.build(load_results(folder), suite["title"], " ".join(suite["note"].split()))
+    for name, text in boards.files().items():
+        write_text(folder / name, text)
+    print(boards.json() if as_json else boards.terminal(), end="")
 
 
 def _print_frame(frame: pd.DataFrame, as_json: bool) -> None:
@@ -366,8 +459,8 @@ def _print_frame(frame: pd.DataFrame, as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    for name in frame.columns:
-        table.add_column(str(name), overflow="fold")
+    for position, name in enumerate(frame.columns):
+        table.add_column(str(name), overflow="fold", no_wrap=position == 0)
     for row in frame.itertuples(index=False):
         table.add_row(*("" if value is None else str(value) for value in row))
     Console().print(table)
