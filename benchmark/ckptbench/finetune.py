@@ -34,6 +34,7 @@ from ckptbench.training import (
     schedule,
     seeded,
     set_rate,
+    skip_padding,
     steps_per_epoch,
     to_input,
 )
@@ -75,6 +76,7 @@ class _Task:
     images: Tensor
     labels: Tensor
     n_classes: int
+    width: int
     protocol: FT
     seed: int
     mean: Pixel
@@ -104,7 +106,7 @@ def finetune(
     network : of the checkpoint's architecture. Pass the same object for all checkpoints of a track:
         the first call takes its head off, moves it and compiles it (``compile``); every call
         overwrites its weights.
-    head_name : the last linear layer of the network, which must be its last step
+    head_name : the last linear layer of the network as it was built, which must be its last step
     state_dict : the checkpoint's weights; those of its head are ignored
     train_images, test_images : uint8, n x 3 x H x W; copied to the device where they are not there
     train_labels, test_labels : int64, n
@@ -125,20 +127,28 @@ def finetune(
     started = time.perf_counter()
     if not isinstance(network.get_submodule(head_name), nn.Identity):
         network.set_submodule(head_name, nn.Identity())
-        network.to(device).to(memory_format=torch.channels_last)
+        network.to(device)
+        if device.type == "cuda":  # on a CPU, optimisers copy such weights
+            network.to(memory_format=torch.channels_last)
+        skip_padding(network)
         if compile:
             network.compile(dynamic=False)
     weights = {key: value for key, value in state_dict.items() if not key.startswith(head_name + ".")}
-    chosen = stratified(train_labels, protocol.rate, seed)
-    task = _Task(
-        train_images[chosen.to(train_images.device)].to(device),
-        train_labels[chosen.to(train_labels.device)].to(device),
-        n_classes, protocol, seed, mean, std,
-    )  # fmt: skip
-    test_images = test_images.to(device)
-    batch = min(protocol.training.batch, len(chosen))
+    images, labels = train_images, train_labels
+    if protocol.rate < 1:
+        chosen = stratified(labels, protocol.rate, seed)
+        images, labels = images[chosen.to(images.device)], labels[chosen.to(labels.device)]
+    images, labels, test_images = images.to(device), labels.to(device), test_images.to(device)
+    width = _width(network, head_name, to_input(images[:1], mean, std))
+    task = _Task(images, labels, n_classes, width, protocol, seed, mean, std)
+    batch = min(protocol.training.batch, len(images))
     # Batch norm needs two examples, and truncation must leave something.
     smallest = protocol.tsvd_r + 1 if protocol.penalty == "tsvd" else 2
+    if protocol.penalty == "tsvd" and min(batch, width) < smallest:
+        raise InputError(
+            f"protocol {protocol.name!r}: tsvd_r = {protocol.tsvd_r} leaves nothing of a batch's "
+            f"{batch} x {width} features"
+        )
     parts = 1
     while True:
         try:
@@ -177,10 +187,18 @@ def finetune(
     )
 
 
+def _width(network: nn.Module, head_name: str, x: Tensor) -> int:
+    """How many features the head that was taken off had."""
+    # forward and not __call__, here and for delta: a compiled network passes by the hooks.
+    with torch.no_grad(), _outputs(network.eval(), [head_name]) as outputs:
+        features = network.forward(x)
+    if outputs[head_name] is not features or features.ndim != 2:
+        raise InputError(f"{type(network).__name__} does not end in its linear head: it cannot get a new one")
+    return features.shape[1]
+
+
 def stratified(labels: Tensor, rate: float, seed: int) -> Tensor:
     """Indices (ascending) of ``rate`` of each class's examples, at least one, drawn by the seed."""
-    if rate == 1:
-        return torch.arange(len(labels))
     rng = np.random.default_rng(derive_seed("sample", seed))
     y = labels.cpu().numpy()
     rows = [np.flatnonzero(y == label) for label in np.unique(y)]
@@ -200,17 +218,7 @@ def _train(
     network.load_state_dict(weights)
     names, shared = zip(*network.named_parameters(), strict=True)
     start = [weight.detach().clone() for weight in shared]
-    with torch.no_grad():
-        features = network.eval()(to_input(task.images[:2], task.mean, task.std))
-    if features.ndim != 2:
-        raise InputError(f"{type(network).__name__} does not end in its linear head: it cannot get a new one")
-    rows, width = min(training.batch, n), features.shape[1]
-    if protocol.penalty == "tsvd" and protocol.tsvd_r >= min(rows, width):
-        raise InputError(
-            f"protocol {protocol.name!r}: tsvd_r = {protocol.tsvd_r} leaves nothing of a batch's "
-            f"{rows} x {width} features"
-        )
-    head = nn.Linear(width, task.n_classes).to(device)
+    head = nn.Linear(task.width, task.n_classes).to(device)
     model = nn.Sequential(network, head)
     # Equations 3 and 4 replace the weight decay, which is equation 2.
     decay, head_decay = {
@@ -234,7 +242,7 @@ def _train(
         forward: Callable[[Tensor], Tensor] = network
         if protocol.penalty == "delta":
             distance = stack.enter_context(behavioural_distance(network, task, parts))
-            forward = network.forward  # a compiled network's __call__ would pass by the hooks
+            forward = network.forward
         model.train()
         while step < steps:
             loss_sum = torch.zeros((), device=device)
@@ -301,7 +309,7 @@ def smallest_part(features: Tensor, k: int) -> Tensor:
     matrix = features.double()
     wide = matrix.shape[0] <= matrix.shape[1]
     with torch.no_grad():
-        # A small matrix, and GPUs are slow at eigenproblems.
+        # On the CPU: the matrix is small, and GPUs are slow at eigenproblems.
         gram = (matrix @ matrix.T if wide else matrix.T @ matrix).cpu()
         if not gram.isfinite().all():
             raise FloatingPointError("fine-tuning diverged: the features are not finite")
@@ -314,11 +322,11 @@ def behavioural_distance(network: nn.Module, task: _Task, parts: int) -> Iterato
     """Equation 4's regulariser, DELTA (Li et al. 2019), of a network that is about to be trained.
 
     Yields a function of an input batch that the network has just seen: the mean over its images of
-    sum_j D_j |FM_j(W) - FM_j(W_0)|^2, summed over layers. Chosen where the paper is silent: feature
-    maps are the outputs of the ``DELTA_LAYERS`` convolutions of ``last_convolutions``; the network of
-    W_0 runs in evaluation mode; D is a softmax over a layer's filters of the loss increase, averaged
-    over ``DELTA_IMAGES`` training images, when a filter's output is 0, under a head fitted to W_0's
-    features of the whole training set with the L2 penalty of ``head_decay``.
+    sum_j D_j |FM_j(W) - FM_j(W_0)|^2, summed over layers. What the paper leaves open: the feature maps
+    are the outputs of ``last_convolutions``; the network of W_0 is in evaluation mode, as in DELTA's
+    own code; D is a softmax over a layer's filters of the loss increase when a filter's output is 0,
+    averaged over ``DELTA_IMAGES`` training images, under a head fitted to W_0's features of the whole
+    training set with the L2 penalty of ``head_decay``.
     """
     source = copy.deepcopy(network).eval().requires_grad_(False)
     pieces = torch.split(task.images, EVALUATION_BATCH // parts)

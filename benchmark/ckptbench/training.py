@@ -157,6 +157,33 @@ def set_rate(opt: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
+class _CentredConv2d(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[-2:] != (1, 1):
+            return super().forward(input)
+        row, column = (int(pad) for pad in self.padding)
+        centre = self.weight[:, :, row : row + 1, column : column + 1]
+        return F.conv2d(input, centre, self.bias, groups=self.groups)
+
+
+def skip_padding(network: nn.Module) -> None:
+    """Let padded convolutions of one pixel use their one tap that does not multiply a 0.
+
+    Small images are 1 x 1 in a network's last stage (ResNet-18's layer4 at 32 x 32), where a 3 x 3
+    kernel moves nine times the weights that matter: a quarter of a training step, for the same result.
+    """
+    for module in network.modules():
+        if (
+            type(module) is nn.Conv2d
+            and module.padding_mode == "zeros"
+            and module.dilation == (1, 1)
+            and not isinstance(module.padding, str)
+            and module.kernel_size == tuple(2 * pad + 1 for pad in module.padding)
+            and module.kernel_size != (1, 1)
+        ):
+            module.__class__ = _CentredConv2d
+
+
 @torch.inference_mode()
 def predict(
     network: nn.Module, images: Tensor, mean: Pixel, std: Pixel, precision: Precision, batch: int = 512
