@@ -312,6 +312,15 @@ def test_ceiling_is_one_for_seeds_that_agree_and_nought_for_seeds_that_disagree(
     assert ceiling(np.stack([order, -order], axis=1)) == 0
 
 
+def test_equal_means_are_ties_in_whatever_order_they_were_summed():
+    rows = np.array([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.3, 0.1, 0.2], [0.4, 0.4, 0.4]])
+    assert len(set(rows.mean(axis=1))) == 3  # what floating point makes of two values
+    assert len(set(Track(rows).mean)) == 2
+    frame = judge_track(Track(rows, np.arange(4)), {"s": np.array([0.0, 0.0, 0.0, 1.0])})
+    assert row(frame, "s")["tau"] == 1
+    assert len(set(Track(rows * 1e-30).mean)) == len(set(Track(rows * 1e30).mean)) == 2
+
+
 # ----------------------------------------------------------------------------- interval and chance
 
 
@@ -751,6 +760,18 @@ def test_regret_and_gain_are_in_points(tmp_path):
     scores = results.scores[results.scores["selector"] == "logme"].set_index("epoch")["score"]
     found = agreement_table(results).set_index(["selector", "protocol"]).loc[("logme", "tuned")]
     assert found["gain"] == pytest.approx(100 * (track.mean[scores.idxmax()] - track.mean[-1]))
+
+
+def test_stages_that_have_written_nothing_yet(tmp_path):
+    write_results(tmp_path)
+    (tmp_path / "scores.csv").write_text("\n")
+    (tmp_path / "extraction.csv").write_text("\n")
+    found = agreement_table(load_results(tmp_path))
+    assert set(found["selector"]) == set(ALWAYS)
+    assert leaderboard(found, "fe")["selector"].tolist() == list(ALWAYS)
+    (tmp_path / "truth.csv").write_text("\n")
+    with pytest.raises(InputError, match="no cell yet"):
+        agreement_table(load_results(tmp_path))
 
 
 @pytest.mark.parametrize(

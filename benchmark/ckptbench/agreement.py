@@ -197,12 +197,21 @@ class Track:
 
     @property
     def mean(self) -> Float:
-        """The truth of each checkpoint: its mean over seeds."""
-        return np.asarray(self.truth.mean(axis=1))
+        """The truth of each checkpoint: its mean over seeds, equal means being equal to the bit."""
+        return _tied(self.truth.mean(axis=1))
 
     @property
     def name(self) -> str:
         return "/".join(part for part in (self.source, self.target, self.protocol) if part)
+
+
+def _tied(means: Float) -> Float:
+    """Means without the last digits, in which the same numbers summed in another order may differ.
+
+    Left in, they would put a hidden order into the ties of the truth.
+    """
+    scale = np.ldexp(1.0, np.frexp(np.abs(means).max(initial=0.0))[1])
+    return np.asarray(np.round(means / scale, 13) * scale)
 
 
 def complete(track: Track) -> tuple[Track, NDArray[np.intp], str]:
@@ -285,7 +294,7 @@ def resample_truth(track: Track, resamples: int, rng: np.random.Generator) -> Fl
             draws = rng.integers(examples, size=(n, examples)) + np.arange(n)[:, None] * examples
             counts = np.bincount(draws.ravel(), minlength=n * examples).reshape(n, examples)
             truths[first : first + n] += (counts - 1.0) @ easy.T / examples
-    return truths
+    return _tied(truths)
 
 
 def surrogates(track: Track, score: Float, draws: NDArray[np.intp], flips: Float) -> Float:
@@ -401,7 +410,7 @@ def split_truth(track: Track, rng: np.random.Generator, splits: int = SPLITS) ->
         for weights, examples in zip(by_seed, _halves(flat.shape[1], splits, rng), strict=True):
             cells = (flat @ examples.T).reshape(size, seeds, splits)
             sides.append(np.einsum("esf,fs->fe", cells, weights))
-    return np.concatenate(sides), np.concatenate(sides[::-1])
+    return _tied(np.concatenate(sides)), _tied(np.concatenate(sides[::-1]))
 
 
 def rel_at_k(truth: Float, score: Float, k: int) -> float:
@@ -810,6 +819,8 @@ def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=others)
     except FileNotFoundError:
         raise _missing(path) from None
+    except pd.errors.EmptyDataError:  # a stage that has nothing yet writes no header either
+        table = pd.DataFrame(columns=columns)
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"{path} cannot be read: {error}") from None
     lost = [name for name in columns if name not in table.columns]
@@ -855,7 +866,8 @@ def agreement_table(results: Results) -> pd.DataFrame:
     """
     scores = results.scores.assign(score=results.scores["score"].where(results.scores["status"] == "ok"))
     names = [name for name in dict.fromkeys(scores["selector"]) if name not in ALWAYS]
-    origins = scores.drop_duplicates("selector").set_index("selector")["origin"]
+    always = dict.fromkeys(ALWAYS, "always there")
+    origins = dict(zip(scores["selector"], scores["origin"], strict=True)) | always
     places = dict(iter(scores.groupby(["source", "target"])))
     truths = dict(iter(results.truth.groupby(["source", "target", "protocol", "kind"])))
     frames = []
@@ -884,7 +896,7 @@ def agreement_table(results: Results) -> pd.DataFrame:
         message = frame.pop("message").fillna("")
         named = (frame["problem"] != "") & (message != "")
         frame["problem"] = frame["problem"].where(~named, frame["problem"] + ": " + message)
-        frame["origin"] = frame["selector"].map(origins.drop(ALWAYS, errors="ignore")).fillna("always there")
+        frame["origin"] = frame["selector"].map(origins)
         for name in ("kind", "protocol", "target", "source"):
             frame.insert(0, name, getattr(track, name))
         frames.append(frame)
