@@ -162,6 +162,9 @@ def plain_loop(network: nn.Module, protocol: FT, seed: int, penalty: Callable[..
         for step, rows in enumerate(batches(len(images), training.batch, seed, epoch)):
             x = to_input(images[rows], MEAN, STD)
             features = network[:-1](x)
+            if protocol.penalty == "tsvd":
+                u = torch.linalg.svd(features.detach(), full_matrices=False).U[:, : -protocol.tsvd_r]
+                features = u @ (u.T @ features)
             loss = F.cross_entropy(network[-1](features), labels[rows])
             loss = loss + penalty(network, start, features)
             gradients = torch.autograd.grad(loss, list(network.parameters()))
@@ -206,6 +209,10 @@ PENALTIES = {
     "bss": (
         recipe(training={"augment": "none", "weight_decay": 0.01}, bss=0.5, bss_k=2),
         partial(equation_9, 0.01, 0.5, 2),
+    ),
+    "tsvd": (
+        recipe(training={"augment": "none", "weight_decay": 0.01}, penalty="tsvd", tsvd_r=8),
+        partial(equation_2, 0.01),
     ),
 }  # fmt: skip
 
