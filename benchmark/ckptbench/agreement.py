@@ -32,7 +32,7 @@ Bool = NDArray[np.bool_]
 
 ALWAYS = ("last-epoch", "source-accuracy", "chance", "oracle", "ceiling")
 MIN_RESOLVED = 10  # pairs; below, the resolved tau is blank
-MIN_UNITS = 11  # below, no p value survives Holm over some forty selectors: 2 / 2^11 x 40 = 0.04
+MIN_UNITS = 11  # with fewer, the smallest p there is, 2 / 2^10, fails Holm over some forty selectors
 SPLITS = 20  # of seeds and test examples, for the regret
 CHANCE_ORDERS = 1000
 
