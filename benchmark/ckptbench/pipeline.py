@@ -30,7 +30,7 @@ from ckptbench.extract import Recipe, extract, pick_device
 from ckptbench.plugins import PluginSpec, Registry, load_plugins
 from ckptbench.pretrain import epochs_done, normalisation, pretrain, run_folder, trajectory
 from ckptbench.progress import Reporter
-from ckptbench.scoring import SOURCE_ROWS, CandidateFiles, PoolTask, ScoreTask
+from ckptbench.scoring import SOURCE_ROWS, CandidateFiles, PoolTask, ScoreTask, score_rows
 from ckptbench.store import Store, atomic, write_text
 from ckptbench.suites import FE, FT, Source, Suite
 from ckptbench.truth import FETask, FTTask, unpack
@@ -451,21 +451,7 @@ class Bench:
                         }
 
     def _score_rows(self) -> Iterable[dict[str, Any]]:
-        for task in self.score_tasks():
-            for spec, repeat, file, key in task.cells():
-                cell = self.store.read_cell(key)
-                yield {
-                    "source": file.checkpoint.run,
-                    "target": task.target,
-                    "epoch": file.checkpoint.epoch,
-                    "selector": spec.label,
-                    "repeat": repeat,
-                    "score": cell.value if cell else None,
-                    "status": cell.status if cell else "missing",
-                    "message": cell.message if cell else "",
-                    "seconds": cell.seconds if cell else None,
-                    "origin": spec.origin,
-                }
+        yield from score_rows(self.score_tasks(), self.store)
         # A plugin that cannot even be imported has no cells; it is named where they would stand.
         for where, message in self.selectors.broken.items():
             for source, target in self.pairs:

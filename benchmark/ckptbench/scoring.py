@@ -96,7 +96,7 @@ def score(
     for candidate in candidates:
         _check_needs(spec, candidate)
     selector_object = spec.make()
-    scaled = [_view(spec, candidate) for candidate in candidates]
+    scaled = [view(spec, candidate) for candidate in candidates]
     if spec.pool:
         return np.asarray(selector_object.score_pool(scaled), dtype=np.float64)
     return float(selector_object.score(scaled[0]))
@@ -365,6 +365,25 @@ class ResampleTask:
         return cells
 
 
+def score_rows(tasks: Iterable[ScoreTask | PoolTask], store: Store) -> Iterator[dict[str, Any]]:
+    """What the store holds of some tasks' cells, as rows of ``scores.csv``."""
+    for task in tasks:
+        for spec, repeat, file, key in task.cells():
+            cell = store.read_cell(key)
+            yield {
+                "source": file.checkpoint.run,
+                "target": task.target,
+                "epoch": file.checkpoint.epoch,
+                "selector": spec.label,
+                "repeat": repeat,
+                "score": cell.value if cell else None,
+                "status": cell.status if cell else "missing",
+                "message": cell.message if cell else "",
+                "seconds": cell.seconds if cell else None,
+                "origin": spec.origin,
+            }
+
+
 def stratified(labels: Array, share: float, seed: int) -> NDArray[np.int64]:
     """Indices of ``share`` of each class (at least two where there are two), in ascending order."""
     rng = np.random.default_rng(seed)
@@ -403,7 +422,7 @@ def _guarded(
         for candidate in candidates:
             _check_needs(spec, candidate)
         # Each selector gets its own object, so that the ledger sees which spectra it looks at.
-        views = [_fresh(_view(spec, candidate)) for candidate in candidates]
+        views = [_fresh(view(spec, candidate)) for candidate in candidates]
         before = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -430,7 +449,8 @@ def _guarded(
     ]
 
 
-def _view(spec: PluginSpec, candidate: Candidate) -> Candidate:
+def view(spec: PluginSpec, candidate: Candidate) -> Candidate:
+    """The candidate as the selector sees it: with the features that its parameter ``scale`` asks for."""
     scale = dict(spec.params).get("scale", spec.defaults.get("scale", "raw"))
     if scale not in ("raw", "std"):
         raise InputError(f"{spec.name}: scale={scale!r} is not known: raw or std")
