@@ -113,6 +113,9 @@ class TruncatedSvd:
     name = "tsvd"
     random = True
     paper = _PAPER
+    direction_exempt = (
+        "what dropping small singular values gains does not depend on how far apart classes lie"
+    )
     scale: str = "raw"
     r: int = 8
     batch: int | None = 48

@@ -72,6 +72,10 @@ class Kind(StrEnum):
     ft = "ft"
 
 
+class New(StrEnum):
+    selector = "selector"
+
+
 class What(StrEnum):
     suites = "suites"
     selectors = "selectors"
@@ -348,6 +352,49 @@ def list_(
                 for spec in registry.specs.values()
             )
     _print_frame(frame, json_)
+
+
+@app.command()
+def new(
+    what: Annotated[New, typer.Argument(help="what to write")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="lower-case words with hyphens: my-score")],
+    out: Annotated[Path, typer.Option("--out", help="the folder for the file")] = Path(),
+    plugins: Plugins = None,
+) -> None:
+    """Write a commented selector that already runs."""
+    from ckptbench.scaffold import new_selector
+
+    print(f"wrote {new_selector(name, out, plugins or ())}")
+
+
+PluginFile = Annotated[Path, typer.Argument(metavar="FILE", help="a plugin file")]
+
+
+@app.command()
+def check(file: PluginFile, plugins: Plugins = None, json_: Json = False) -> None:
+    """Run the conformance suite on a selector file; exits with 1 where a test fails."""
+    import pandas as pd
+
+    from ckptbench.conformance import check_file
+
+    found = check_file(file, plugins or ())
+    if json_:
+        print(json.dumps({name: [vars(f) for f in findings] for name, findings in found.items()}, indent=1))
+    else:
+        words = {True: "passed", False: "FAILED", None: "exempt"}
+        for name, findings in found.items():
+            rows = [
+                {
+                    name: f.test,
+                    "result": words[f.passed],
+                    "seconds": f"{f.seconds:.2f}",
+                    "what was found": f.message,
+                }
+                for f in findings
+            ]
+            _print_frame(pd.DataFrame(rows), False)
+    if any(f.passed is False for findings in found.values() for f in findings):
+        raise typer.Exit(1)
 
 
 def _needs(spec: PluginSpec) -> str:
