@@ -169,7 +169,7 @@ class FTTask:
 
     def key(self) -> dict[str, Any]:
         return {
-            "what": "ft/1",
+            "what": "ft/2",
             "protocol": _protocol_key(self.protocol),
             "weights": self.checkpoint.digest,
             "architecture": self.architecture,
