@@ -779,7 +779,7 @@ def load_results(folder: str | Path) -> Results:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"there is no results folder {folder}")
-    tables = {name: _read_table(folder / f"{name}.csv", columns.split()) for name, columns in COLUMNS.items()}
+    tables = {name: read_table(folder / f"{name}.csv", columns.split()) for name, columns in COLUMNS.items()}
     provenance = _read_provenance(folder / "provenance.json")
     for name, table in tables.items():
         others = sorted(set(table["suite_digest"]) - {provenance.suite_digest})
@@ -812,7 +812,8 @@ def _missing(path: Path) -> InputError:
     return InputError(f"the results folder {path.parent} lacks {path.name}")
 
 
-def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """A CSV with at least these columns, words as text and numbers as numbers."""
     others = dict.fromkeys(set(columns) - WORDS, "")
     words = dict.fromkeys(WORDS.intersection(columns), str)
     try:

@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.special import softmax
 
 from ckptbench.agreement import ALWAYS
-from ckptbench.plugins import NEEDS, PluginSpec, load_plugins
+from ckptbench.plugins import NEEDS, PluginSpec, selectors_of
 from ckptbench.scoring import view
 from ckptbench.spectrum import Spectrum
 from ckptbench.types import Candidate, Checkpoint, Float, InputError, SourceRows, derive_seed
@@ -52,26 +52,6 @@ def check_file(path: str | Path, plugins: Sequence[str] = ()) -> dict[str, list[
         If the file is not there, cannot be imported, holds no selector, or one with a name that is taken.
     """
     return {spec.name: check(spec) for spec in selectors_of(path, plugins)}
-
-
-def selectors_of(path: str | Path, plugins: Sequence[str] = ()) -> list[PluginSpec]:
-    """The selectors that one file defines, loaded beside all others.
-
-    Raises
-    ------
-    InputError
-        As `check_file`.
-    """
-    registry = load_plugins("selector", (str(path), *plugins))
-    where = str(Path(path).resolve())
-    if where in registry.broken:
-        raise InputError(f"{path} cannot be loaded: {registry.broken[where]}")
-    specs = [spec for spec in registry.specs.values() if spec.where == where]
-    if not specs:
-        raise InputError(
-            f"{path} defines no selector: a class with a `name` and a method `score(self, candidate)`"
-        )
-    return specs
 
 
 def check(spec: PluginSpec) -> list[Finding]:
@@ -206,10 +186,8 @@ def _declaration(spec: PluginSpec) -> Verdict:
 
 
 def _finite(spec: PluginSpec) -> Verdict:
-    passed, message = _must_be_finite(_scores(spec, _pool()))
-    if passed and "scale" in spec.defaults:
-        return _must_be_finite(_scores(spec.with_params("scale=std"), _pool()))
-    return passed, message
+    found = [_must_be_finite(_scores(one, _pool())) for one in spec.scalings]
+    return all(passed for passed, _ in found), "; standardised ".join(message for _, message in found)
 
 
 def _deterministic(spec: PluginSpec) -> Verdict:

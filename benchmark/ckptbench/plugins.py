@@ -62,7 +62,8 @@ class PluginSpec:
 
     @cached_property
     def plugin(self) -> type:
-        return _find_class(self.kind, self.where, self.name)
+        found: type = _find_class(self.kind, self.where, self.name)
+        return found
 
     def make(self) -> Any:
         """A new instance with this spec's parameters set."""
@@ -88,6 +89,11 @@ class PluginSpec:
     def defaults(self) -> dict[str, Any]:
         """Parameters (annotated class attributes) and their defaults."""
         return {name: getattr(self.plugin, name) for name in _hints(self.plugin)}
+
+    @property
+    def scalings(self) -> list[PluginSpec]:
+        """This plugin, and where it has the parameter ``scale`` also on standardised features."""
+        return [self, self.with_params("scale=std")] if "scale" in self.defaults else [self]
 
     def with_params(self, text: str) -> PluginSpec:
         """The same plugin with ``param=value,...`` set.
@@ -144,11 +150,7 @@ class Registry:
         chosen: dict[str, PluginSpec] = {}
         for label in labels:
             if label == "*":
-                for spec in self.specs.values():
-                    chosen[spec.label] = spec
-                    if "scale" in spec.defaults:
-                        scaled = spec.with_params("scale=std")
-                        chosen[scaled.label] = scaled
+                chosen |= {one.label: one for spec in self.specs.values() for one in spec.scalings}
             else:
                 spec = self[label]
                 chosen[spec.label] = spec
@@ -198,6 +200,26 @@ def load_plugins(kind: Kind, paths: Sequence[str | os.PathLike[str]] = ()) -> Re
         for plugin in classes:
             registry.add(PluginSpec(kind, plugin.name, where, _digest(source)))
     return registry
+
+
+def selectors_of(path: str | os.PathLike[str], plugins: Sequence[str] = ()) -> list[PluginSpec]:
+    """The selectors that one file defines, loaded beside all others.
+
+    Raises
+    ------
+    InputError
+        If the file is not there, cannot be imported, holds no selector, or one with a name that is taken.
+    """
+    registry = load_plugins("selector", (path, *plugins))
+    where = str(Path(path).resolve())
+    if where in registry.broken:
+        raise InputError(f"{path} cannot be loaded: {registry.broken[where]}")
+    specs = [spec for spec in registry.specs.values() if spec.where == where]
+    if not specs:
+        raise InputError(
+            f"{path} defines no selector: a class with a `name` and a method `score(self, candidate)`"
+        )
+    return specs
 
 
 def _own_folders(kind: Kind) -> list[Path]:
