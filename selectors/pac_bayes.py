@@ -6,7 +6,6 @@ Models to Classification Tasks.
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import logsumexp
 
 from ckptbench.types import Candidate, Float, InputError
 
@@ -52,8 +51,8 @@ class PACTranGauss:
         labels = np.unique(candidate.classes, return_inverse=True)[1]
         n, d, classes = spectrum.n, spectrum.d, labels.max() + 1
         penalty = 1.0 / (self.ratio * n)
-        loss, logits = _softmax_regression(candidate, labels, penalty)
-        doubt = -np.expm1(logsumexp(2 * logits, axis=1))
+        loss, p = _softmax_regression(candidate, labels, penalty)
+        doubt = np.einsum("ic,ic->i", p, 1 - p)
         trace = spectrum.row_norm2 @ doubt
         trace = trace + doubt.sum() if self.reading == "code" else trace / n
         parameters = classes * d
@@ -62,28 +61,34 @@ class PACTranGauss:
 
 
 def _softmax_regression(candidate: Candidate, labels: Float, penalty: float) -> tuple[float, Float]:
-    """Least mean cross-entropy + penalty/2 |W|^2 with a free intercept, and the N x C log posteriors."""
+    """Least mean cross-entropy + penalty/2 |W|^2 with a free intercept, and the N x C posteriors."""
     spectrum = candidate.centred
     n, classes, rank = spectrum.n, int(labels.max()) + 1, spectrum.rank
     sigma = spectrum.sigma[:rank]
-    # The Hessian's diagonal is about sigma^2/(N C) + penalty: in these units it is about 1.
-    unit = 1.0 / np.sqrt(sigma**2 / (n * classes) + penalty)
+    # The Hessian's diagonal is q sigma^2/N + penalty, q the mean of p (1 - p): about 1/C at the start and a
+    # hundredth of that at the end. In units for a tenth it takes the fewest steps.
+    q = 0.1 / classes
+    unit = 1.0 / np.sqrt(q * sigma**2 / n + penalty)
     design = np.column_stack(
-        [spectrum.combine(np.eye(len(spectrum.sigma2), rank) * (sigma * unit)), np.full(n, classes**0.5)]
+        [spectrum.combine(np.eye(len(spectrum.sigma2), rank) * (sigma * unit)), np.full(n, q**-0.5)]
     )
     decay = np.append(penalty * unit**2, 0.0)[:, None]
-    onehot = np.eye(classes)[labels]
 
-    def log_posterior(weights: Float) -> Float:
+    def posterior(weights: Float) -> tuple[Float, float]:
         logits = design @ weights
-        return logits - logsumexp(logits, axis=1, keepdims=True)
+        logits -= logits.max(axis=1, keepdims=True)
+        own = logits[np.arange(n), labels]
+        np.exp(logits, out=logits)
+        total = logits.sum(axis=1)
+        logits /= total[:, None]
+        return logits, float(np.mean(np.log(total) - own))
 
     def objective(flat: Float) -> tuple[float, Float]:
         weights = flat.reshape(-1, classes)
-        log_p = log_posterior(weights)
+        p, loss = posterior(weights)
+        p[np.arange(n), labels] -= 1.0
         shrunk = decay * weights
-        value = -log_p[np.arange(n), labels].mean() + 0.5 * (shrunk * weights).sum()
-        return value, (design.T @ (np.exp(log_p) - onehot) / n + shrunk).ravel()
+        return loss + 0.5 * np.vdot(shrunk, weights), (design.T @ p / n + shrunk).ravel()
 
     found = minimize(
         objective,
@@ -92,4 +97,4 @@ def _softmax_regression(candidate: Candidate, labels: Float, penalty: float) -> 
         method="L-BFGS-B",
         options={"maxiter": 1000, "maxcor": 20, "gtol": 1e-7, "ftol": 0.0},
     )
-    return float(found.fun), log_posterior(found.x.reshape(-1, classes))
+    return float(found.fun), posterior(found.x.reshape(-1, classes))[0]

@@ -567,7 +567,9 @@ def test_iris():
     x, y = load_iris(return_X_y=True)
     assert value("transrate:weights=equal", x, y) == pytest.approx(0.5894054063747, rel=1e-11)
     assert value("sfda:reading=code", x, y) == pytest.approx(0.8764934341266, rel=1e-11)
-    assert value("gbc", x, y) == pytest.approx(gbc(x, y), rel=1e-10)
+    assert value("gbc:reading=code", x, y) == pytest.approx(-0.3378043112, rel=1e-9)
+    assert value("parc", x, y) == pytest.approx(42.423991711, rel=1e-9)
+    assert value("parc:reading=code", x, y) == pytest.approx(value("parc", x, y), abs=4.0)
     assert value("lda-loo:shrinkage=0", x, y) == pytest.approx(0.98)
 
 
@@ -800,9 +802,9 @@ def test_every_feature_score_can_be_scaled_and_names_its_paper():
 @pytest.mark.parametrize(
     "label",
     [
-        "transrate:weights=odd", "gbc:reading=odd", "sfda:reading=odd", "etran:reading=odd",
-        "ncti:reading=odd", "pactran-gauss:reading=odd", "pactran-gauss:ratio=0", "lfc:norm=odd",
-        "tmi:norm=odd", "lda-loo:shrinkage=2",
+        "transrate:weights=odd", "gbc:reading=odd", "parc:reading=odd", "sfda:reading=odd",
+        "etran:reading=odd", "ncti:reading=odd", "pactran-gauss:reading=odd", "pactran-gauss:ratio=0",
+        "lfc:norm=odd", "tmi:norm=odd", "lda-loo:shrinkage=2",
     ],
 )  # fmt: skip
 def test_a_wrong_parameter_is_named(label):
