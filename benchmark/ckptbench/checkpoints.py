@@ -9,6 +9,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from ckptbench.types import Checkpoint, Extractor, InputError
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "model_ema")
 RUN_FILE = "run.json"
+RESUME_PREFIX = "resume"
 
 
 def last_linear(model: nn.Module) -> str:
@@ -57,17 +59,20 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             raw: object = safetensors.torch.load_file(path)
         else:
-            raw = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # of pickle protocols: it loads or it does not
+                warnings.simplefilter("ignore")
+                raw = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"there is no checkpoint {path}") from None
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found:
             raise InputError(
-                f"checkpoint {path} holds Python objects besides tensors, which are never unpickled: "
-                "save its state_dict alone, best as safetensors"
+                f"checkpoint {path} holds Python objects besides tensors ({found[1]}), which are never "
+                "unpickled: save its state_dict alone, best as safetensors"
             ) from None
-        raise InputError(f"checkpoint {path} is damaged or no torch file") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise InputError(f"checkpoint {path} is damaged or no checkpoint") from None
+    except Exception as error:  # damaged bytes may raise anything in the readers
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"checkpoint {path} is damaged or no checkpoint: {first}") from None
     for wrapper in _WRAPPERS:
@@ -126,14 +131,15 @@ class Architecture:
             If keys or shapes do not fit: says which, at most a handful.
         """
         state = load_weights(path)
-        head = self.extractor.head(self._skeleton)
-        weight = state.get(f"{head}.weight")
-        model = self.build(weight.shape[0] if weight is not None and weight.ndim == 2 else 2)
+        head = next((state[key] for key in self._head_tensors if key in state), None)
+        model = self.build(head.shape[0] if head is not None and head.ndim else 2)
         own = model.state_dict()
-        headless = weight is None  # a backbone without a head still has features
-        missing = sorted(k for k in own.keys() - state.keys() if not (headless and k.startswith(f"{head}.")))
-        # Counters of batch normalisation are absent from files of very old torch releases.
-        missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+        # A backbone without a head still has features; counters of batch normalisation are absent from
+        # files of very old torch releases.
+        spared = set() if head is not None else self._head_tensors
+        missing = sorted(
+            key for key in own.keys() - state.keys() - spared if not key.endswith("num_batches_tracked")
+        )
         foreign = sorted(state.keys() - own.keys())
         shapes = [
             f"{key} is {tuple(state[key].shape)}, should be {tuple(own[key].shape)}"
@@ -148,12 +154,17 @@ class Architecture:
             ]
             raise InputError(f"checkpoint {path} is not a {self.spec}: " + "; ".join(found))
         model.load_state_dict(state, strict=False)
-        return model.eval(), not headless
+        return model.eval(), head is not None
 
     @cached_property
-    def _skeleton(self) -> nn.Module:
-        with torch.device("meta"):
-            return self.build(2)
+    def _head_tensors(self) -> set[str]:
+        """The weights whose shape depends on the number of classes."""
+        try:
+            with torch.device("meta"):
+                two, three = self.build(2).state_dict(), self.build(3).state_dict()
+        except NotImplementedError:  # RegNet computes its widths with tensors, which meta has no values for
+            two, three = self.build(2).state_dict(), self.build(3).state_dict()
+        return {key for key in two if two[key].shape != three[key].shape}
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, Any]]:
@@ -207,8 +218,12 @@ def read_run(folder: Path, architecture: str, name: str | None = None) -> list[C
     """
     if not folder.exists():
         raise InputError(f"there is no folder of checkpoints {folder}")
-    files = [folder] if folder.is_file() else sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES)
-    files = [file for file in files if not file.name.startswith(("resume", "."))]
+    files = [folder] if folder.is_file() else sorted(folder.iterdir())
+    files = [
+        file
+        for file in files
+        if file.is_file() and file.suffix in SUFFIXES and not file.name.startswith((RESUME_PREFIX, "."))
+    ]
     if not files:
         raise InputError(f"{folder} holds no checkpoint: files should end in {', '.join(SUFFIXES)}")
     facts: dict[str, Any] = {}
@@ -218,16 +233,25 @@ def read_run(folder: Path, architecture: str, name: str | None = None) -> list[C
             facts = {str(row["epoch"]): row for row in json.loads(record.read_text())["checkpoints"]}
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{record} is damaged: delete it, or take the run's own copy") from None
+    epochs = [epoch_of(file) for file in files]
+    if None in epochs and set(epochs) != {None}:
+        nameless = files[epochs.index(None)]
+        raise InputError(f"{nameless} has no epoch in its name, as others there do: move or rename it")
     by_epoch: dict[int, Path] = {}
-    for position, file in enumerate(files):
-        epoch = epoch_of(file)
-        epoch = position if epoch is None else epoch
+    for position, (file, named) in enumerate(zip(files, epochs, strict=True)):
+        epoch = position if named is None else named
         if epoch in by_epoch:
             raise InputError(f"{by_epoch[epoch].name} and {file.name} in {folder} are both of epoch {epoch}")
         by_epoch[epoch] = file
     run = name or folder.resolve().name
     trajectory = []
     for epoch, file in sorted(by_epoch.items()):
-        accuracy = facts.get(str(epoch), {}).get("source_accuracy")
-        trajectory.append(Checkpoint(run, epoch, architecture, file_digest(file), file, accuracy))
+        fact = facts.get(str(epoch), {})
+        found = file_digest(file)
+        if fact.get("file") == file.name and fact.get("digest") != found:
+            raise InputError(
+                f"checkpoint {file} is damaged: its bytes are not those that {record} names; "
+                "restore it, or delete its folder to train the run again"
+            )
+        trajectory.append(Checkpoint(run, epoch, architecture, found, file, fact.get("source_accuracy")))
     return trajectory

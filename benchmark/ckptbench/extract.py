@@ -2,14 +2,14 @@
 
 The data set is the outer loop: a batch is decoded, normalised, and run through every checkpoint
 whose features are missing; rows are written by sample index. Penultimate means the input of the
-last linear layer. Memory does not grow with the number of examples: rows go to a memory map.
+last linear layer. Memory does not grow with the number of examples: rows go to a scratch file, from
+which a killed extraction goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from ckptbench.checkpoints import Architecture
-from ckptbench.store import Store, make_folder
+from ckptbench.store import Store, make_folder, read_json, write_json
 from ckptbench.training import autocast, to_input
-from ckptbench.types import Array, Checkpoint, Examples, InputError
+from ckptbench.types import Array, Checkpoint, Examples, InputError, digest
 
 BATCH = 256
+KEEP = 30.0  # so many seconds of forward passes may be lost to a kill
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 # ImageNet's statistics: what torchvision's own weights were trained with.
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -73,87 +74,172 @@ def extract(
     InputError
         If a checkpoint does not fit its architecture, or its features are not finite.
     """
-    missing = [c for c in checkpoints if store.read_features(recipe.key(c, examples)) is None]
-    group: list[tuple[Checkpoint, nn.Module]] = []
+    # By key: two files of the same weights are one.
+    keys = {digest(key): (key, c) for c in checkpoints for key in [recipe.key(c, examples)]}
+    missing = []
+    for key, checkpoint in keys.values():
+        if store.read_features(key) is None:
+            missing.append((key, checkpoint))
+        elif not store.has_head(key):
+            _network(checkpoint, key, recipe, store, device)
+    group: list[_Member] = []
     held = 0
     budget = memory if memory is not None else _free_memory(device) / 2
-    for position, checkpoint in enumerate(missing):
-        group.append((checkpoint, _network(checkpoint, recipe, store, device)))
-        held += sum(p.numel() * p.element_size() for p in group[-1][1].parameters())
+    diverged: list[str] = []
+    for position, (key, checkpoint) in enumerate(missing):
+        network = _network(checkpoint, key, recipe, store, device)
+        group.append(_Member(key, checkpoint, network))
+        held += sum(p.numel() * p.element_size() for p in network.parameters())
         # The next network is as large as this one: stop before it would not fit.
         if position + 1 == len(missing) or held * (len(group) + 1) / len(group) > budget:
             with contextlib.ExitStack() as locks:
-                for member, _ in group:
-                    locks.enter_context(store.lock(recipe.key(member, examples)))
+                # In one order for everybody, so that no two processes wait for each other.
+                for member in sorted(group, key=lambda member: digest(member.key)):
+                    locks.enter_context(store.lock(member.key))
                 # Another process may have stored some while we waited for its lock.
-                todo = [(c, n) for c, n in group if not store.has_features(recipe.key(c, examples))]
+                todo = [member for member in group if store.read_features(member.key) is None]
                 if todo:
-                    _extract_group(todo, examples, recipe, store, device, progress)
+                    diverged += _extract_group(todo, examples, recipe, store, device, progress)
             group, held = [], 0
+    if diverged:
+        raise InputError("; ".join(diverged[:3]))
 
 
-def _network(checkpoint: Checkpoint, recipe: Recipe, store: Store, device: torch.device) -> nn.Module:
-    """The network with its head replaced by identity: its output is the penultimate activation."""
+@dataclass(frozen=True)
+class _Member:
+    key: dict[str, Any]
+    checkpoint: Checkpoint
+    network: nn.Module
+
+
+def _network(
+    checkpoint: Checkpoint, key: dict[str, Any], recipe: Recipe, store: Store, device: torch.device
+) -> nn.Module:
+    """The network of a checkpoint on the device; its head goes to the store."""
     if checkpoint.path is None:
         raise InputError(f"checkpoint {checkpoint.run} epoch {checkpoint.epoch} has no file")
-    model, has_head = recipe.architecture.load(checkpoint.path)
-    name = recipe.architecture.head_name(model)
-    head = model.get_submodule(name)
-    if has_head and isinstance(head, nn.Linear):
-        bias = head.bias if head.bias is not None else torch.zeros(head.out_features)
-        store.write_head(checkpoint.digest, head.weight.detach().numpy(), bias.detach().numpy())
-    if isinstance(head, nn.Linear):
-        # What follows the last linear layer (nothing, in every torchvision family) sees features.
-        model.set_submodule(name, nn.Identity())
-    model.requires_grad_(False)
-    return model.to(device).to(memory_format=torch.channels_last)
+    architecture = recipe.architecture
+    network, has_head = architecture.load(checkpoint.path)
+    name = architecture.head_name(network)
+    layer = network.get_submodule(name)
+    head = None
+    # Another linear layer, named by the user, gives features but no source logits.
+    if has_head and isinstance(layer, nn.Linear) and name == architecture.extractor.head(network):
+        bias = layer.bias if layer.bias is not None else torch.zeros(layer.out_features)
+        head = layer.weight.detach().numpy(), bias.detach().numpy()
+    store.write_head(key, head)
+    network.requires_grad_(False)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def _extract_group(
-    group: list[tuple[Checkpoint, nn.Module]],
+    group: list[_Member],
     examples: Examples,
     recipe: Recipe,
     store: Store,
     device: torch.device,
     progress: Callable[[int], None],
-) -> None:
+) -> list[str]:
+    """Store the features of a group; returns a sentence on each checkpoint whose are not finite."""
     mean, std = recipe.normalisation
-    seconds = np.zeros(len(group))
-    largest = np.zeros(len(group))
-    width = 0
-    with torch.inference_mode(), contextlib.ExitStack() as files:
-        # float32 rows go to scratch files until it is known that float16 can hold every value.
-        make_folder(store.root / "scratch")
-        scratch = [
-            files.enter_context(tempfile.TemporaryFile(dir=store.root / "scratch")) for _ in range(len(group))
-        ]
-        for start, images in _batches(examples):
+    layer = recipe.architecture.head_name(group[0].network)
+    diverged: dict[int, str] = {}
+    rows = [_Rows(store, member.key) for member in group]
+    first = min(each.count for each in rows)
+    progress(first * len(group))
+    with torch.inference_mode(), contextlib.ExitStack() as stack:
+        for each in rows:
+            stack.enter_context(each.open(first))
+        kept = time.monotonic()
+        for start, images in _batches(examples, first):
             before = time.perf_counter()
             batch = to_input(torch.from_numpy(images).to(device), mean, std)
-            seconds += (time.perf_counter() - before) / len(group)
-            for position, (checkpoint, network) in enumerate(group):
+            shared = (time.perf_counter() - before) / len(group)
+            for position, member in enumerate(group):
+                if position in diverged:
+                    continue
                 before = time.perf_counter()
                 with autocast(recipe.precision, device):
-                    rows = _penultimate(network, batch, recipe.architecture.layer)
-                values = rows.float().cpu().numpy()
-                if not np.isfinite(values).all():
-                    raise InputError(
-                        f"features of checkpoint {checkpoint.path} on examples {start}.."
+                    features = _penultimate(member.network, batch, layer)
+                values = features.float().cpu().numpy()
+                if np.isfinite(values).all():
+                    rows[position].add(values, shared + time.perf_counter() - before)
+                else:
+                    diverged[position] = (
+                        f"features of checkpoint {member.checkpoint.path} on examples {start}.."
                         f"{start + len(values) - 1} are not finite (NaN or infinite): the checkpoint diverged"
                     )
-                width = values.shape[1]
-                largest[position] = max(largest[position], np.abs(values).max(initial=0.0))
-                scratch[position].write(values.tobytes())
-                seconds[position] += time.perf_counter() - before
             progress(len(images) * len(group))
-        for position, (checkpoint, _) in enumerate(group):
-            dtype = np.float16 if largest[position] <= np.finfo(np.float16).max else np.float32
-            scratch[position].seek(0)
-            blocks = _blocks(scratch[position], BATCH * width)
-            shape = (len(examples), width)
-            store.write_features(
-                recipe.key(checkpoint, examples), blocks, shape, dtype, float(seconds[position])
-            )
+            if time.monotonic() - kept > KEEP:
+                for each in rows:
+                    each.keep()
+                kept = time.monotonic()
+        for position, each in enumerate(rows):
+            if position not in diverged:
+                each.finish(len(examples))
+            each.drop()
+    return list(diverged.values())
+
+
+class _Rows:
+    """float32 rows of one checkpoint on their way to the store.
+
+    They stay in a scratch file until it is known that float16 can hold every value. ``keep`` makes what
+    is there so far count for a run that comes after a kill.
+    """
+
+    def __init__(self, store: Store, key: dict[str, Any]) -> None:
+        self._store, self._key = store, key
+        self._path = store.root / "scratch" / f"{digest(key)}.rows"
+        self._facts_path = self._path.with_suffix(".json")
+        self.count, self._width, self._largest, self._seconds = 0, 0, 0.0, 0.0
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            facts = read_json(self._facts_path)
+            if self._path.stat().st_size >= 4 * facts["count"] * facts["width"]:
+                self.count, self._width = facts["count"], facts["width"]
+                self._largest, self._seconds = facts["largest"], facts["seconds"]
+
+    @contextlib.contextmanager
+    def open(self, count: int) -> Iterator[None]:
+        """Go on behind the first ``count`` rows, of those that are there."""
+        make_folder(self._path.parent)
+        self._seconds *= count / max(self.count, 1)
+        self.count = count
+        with self._path.open("r+b" if count else "w+b") as self._file:
+            self._file.truncate(4 * count * self._width)
+            self._file.seek(0, os.SEEK_END)
+            try:
+                yield
+            except BaseException:
+                self.keep()
+                raise
+
+    def add(self, values: Array, seconds: float) -> None:
+        self._file.write(values.tobytes())
+        self.count += len(values)
+        self._width = values.shape[1]
+        self._largest = max(self._largest, float(np.abs(values).max(initial=0.0)))
+        self._seconds += seconds
+
+    def keep(self) -> None:
+        if not self.count:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        facts = {"count": self.count, "width": self._width, "largest": self._largest}
+        write_json(self._facts_path, {**facts, "seconds": self._seconds})
+
+    def finish(self, count: int) -> None:
+        """All ``count`` rows are there: hand them to the store."""
+        dtype = np.float16 if self._largest <= np.finfo(np.float16).max else np.float32
+        self._file.seek(0)
+        blocks = _blocks(self._file, BATCH * self._width)
+        self._store.write_features(self._key, blocks, (count, self._width), dtype, self._seconds)
+
+    def drop(self) -> None:
+        self.count = 0
+        self._path.unlink(missing_ok=True)
+        self._facts_path.unlink(missing_ok=True)
 
 
 def _blocks(file: IO[bytes], values: int) -> Iterator[Array]:
@@ -161,26 +247,24 @@ def _blocks(file: IO[bytes], values: int) -> Iterator[Array]:
         yield np.frombuffer(data, dtype=np.float32)
 
 
-def _penultimate(network: nn.Module, batch: Tensor, layer: str | None) -> Tensor:
-    """The features of a batch, n x D; a ``layer`` that is no linear layer gives its pooled input."""
-    if layer is None or isinstance(network.get_submodule(layer), nn.Identity):
-        rows = network(batch)
-    else:
-        caught: list[Tensor] = []
-        handle = network.get_submodule(layer).register_forward_pre_hook(
-            lambda _module, inputs: caught.append(inputs[0])
-        )
-        try:
-            network(batch)
-        finally:
-            handle.remove()
-        rows = caught[-1]
-    return rows.mean(dim=(2, 3)) if rows.ndim == 4 else torch.flatten(rows, 1)
+def _penultimate(network: nn.Module, batch: Tensor, layer: str) -> Tensor:
+    """The input of a layer on a batch, n x D; the input of a convolution is averaged over its positions."""
+    caught: list[Tensor] = []
+    handle = network.get_submodule(layer).register_forward_pre_hook(
+        lambda _module, inputs: caught.append(inputs[0])
+    )
+    try:
+        network(batch)
+    finally:
+        handle.remove()
+    if not caught:
+        raise InputError(f"{type(network).__name__} does not use its layer {layer!r}: name another one")
+    return caught[-1].mean(dim=(2, 3)) if caught[-1].ndim == 4 else torch.flatten(caught[-1], 1)
 
 
-def _batches(examples: Examples) -> Iterator[tuple[int, Array]]:
-    """(first index, uint8 images), the next batch decoded while this one is worked on."""
-    starts = range(0, len(examples), BATCH)
+def _batches(examples: Examples, first: int = 0) -> Iterator[tuple[int, Array]]:
+    """(first index, uint8 images) from example ``first`` on, the next batch decoded meanwhile."""
+    starts = range(first, len(examples), BATCH)
     with ThreadPoolExecutor(1) as pool:
         ahead = [pool.submit(examples.images, slice(start, start + BATCH)) for start in starts[:1]]
         for position, start in enumerate(starts):

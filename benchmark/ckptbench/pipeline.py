@@ -217,7 +217,7 @@ class Bench:
         self._run("FT truth", ft, str(self.device))
 
     def _run(self, name: str, tasks: Sequence[Any], device: str) -> None:
-        todo = [task for task in tasks if not task.is_done()]
+        todo = [task for task in tasks if not self.store.has_all(task.cell_keys())]
         failed: list[tuple[str, str]] = []
         with self.reporter.stage(name, len(todo)) as advance:
 
@@ -348,7 +348,7 @@ class Bench:
             for target, split, examples in self.splits(source):
                 keys = [recipe.key(c, examples) for c in trajectories[source.name]]
                 done = [key for key in keys if self.store.has_features(key)]
-                seconds = [self.store.features_facts(key)["seconds"] for key in done]
+                seconds = [facts["seconds"] for key in done if (facts := self.store.features_facts(key))]
                 rows.append(
                     _line(
                         "extract",
@@ -438,8 +438,8 @@ class Bench:
             for target, split, examples in self.splits(source):
                 for c in self.trajectories[source.name]:
                     key = recipe.key(c, examples)
-                    if self.store.has_features(key):
-                        facts = self.store.features_facts(key)
+                    facts = self.store.features_facts(key)
+                    if facts is not None:
                         yield {
                             "source": source.name,
                             "target": target,

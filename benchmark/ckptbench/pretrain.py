@@ -2,24 +2,25 @@
 
 A run is addressed by all that changes its weights. Killed and started again it goes on from its last
 whole epoch: nothing depends on a global random state, and the optimiser's state is saved beside the
-weights (as tensors, never pickled), so it ends with the weights of an undisturbed run.
+weights (as tensors, never pickled), so it ends with the weights of an undisturbed run. ``run.json``,
+written after an epoch's files, is what makes the epoch count.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ckptbench.checkpoints import RUN_FILE, Architecture, file_digest, read_run
+from ckptbench.checkpoints import RESUME_PREFIX, RUN_FILE, Architecture, file_digest, read_run
 from ckptbench.extract import IMAGENET, Normalisation
 from ckptbench.store import Store, atomic, write_text
 from ckptbench.suites import Source, Training
@@ -36,8 +37,6 @@ from ckptbench.training import (
     to_input,
 )
 from ckptbench.types import Checkpoint, Examples, InputError, Target, derive_seed
-
-RESUME_FILE = "resume.safetensors"
 
 
 def normalisation(source: Source) -> Normalisation:
@@ -106,7 +105,9 @@ def pretrain(
     assert source.epochs is not None
     with store.lock({"run": folder.name}):
         if epochs_done(folder) < source.epochs:
-            _train(source, source.training, source.epochs, data, architecture, folder, device, progress)
+            _train(
+                source, source.training, source.epochs, data, architecture, folder, store, device, progress
+            )
     return folder
 
 
@@ -117,6 +118,7 @@ def _train(
     data: Target,
     architecture: Architecture,
     folder: Path,
+    store: Store,
     device: torch.device,
     progress: Callable[[int, float], None],
 ) -> None:
@@ -127,8 +129,7 @@ def _train(
     opt = optimiser([{"params": list(network.parameters())}], training)
     images, labels = on_device(data.train, device)
     test_images, test_labels = on_device(data.test, device)
-    rows: list[dict[str, Any]] = []
-    first = _resume(folder, network, opt, rows)
+    rows = _resume(folder, network, opt, store)
 
     def keep(epoch: int, seconds: float) -> None:
         predicted = predict(network, test_images, mean, std, training.precision)
@@ -140,15 +141,22 @@ def _train(
         fact = {"epoch": epoch, "file": path.name, "digest": file_digest(path), "source_accuracy": accuracy}
         rows.append({**fact, "seconds": seconds})
         facts = {"source": source.model_dump(mode="json"), "data": data.digest, "checkpoints": rows}
+        state = None
+        if epoch < epochs:
+            state = folder / f"{RESUME_PREFIX}-{epoch:03d}.safetensors"
+            with atomic(state) as file:
+                file.write(save(_state(network, opt)))
+            facts["resume"] = {"file": state.name, "digest": file_digest(state)}
         write_text(folder / RUN_FILE, json.dumps(facts, indent=1))
-        with atomic(folder / RESUME_FILE) as file:
-            file.write(save(_state(network, opt), {"epoch": str(epoch)}))
+        for old in folder.glob(f"{RESUME_PREFIX}*"):
+            if old != state:
+                old.unlink()
         progress(epoch, accuracy)
 
-    if first == 0:
+    if not rows:
         keep(0, 0.0)
     steps = steps_per_epoch(len(labels), training.batch)
-    for epoch in range(first or 1, epochs + 1):
+    for epoch in range(len(rows), epochs + 1):
         before = time.perf_counter()
         network.train()
         # What the network itself draws (dropout) is a function of the epoch alone, too.
@@ -186,27 +194,37 @@ def _state(network: nn.Module, opt: torch.optim.Optimizer) -> dict[str, Tensor]:
     return state
 
 
-def _resume(folder: Path, network: nn.Module, opt: torch.optim.Optimizer, rows: list[dict[str, Any]]) -> int:
-    """Load the state after the last whole epoch; returns the next epoch (0 for a new run)."""
-    path = folder / RESUME_FILE
+def _resume(
+    folder: Path, network: nn.Module, opt: torch.optim.Optimizer, store: Store
+) -> list[dict[str, Any]]:
+    """Load the state after the last whole epoch; returns the rows of the epochs done, none for a new run."""
+    record = folder / RUN_FILE
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            epoch = int(file.metadata()["epoch"])
+        facts = json.loads(record.read_text())
+        rows: list[dict[str, Any]] = facts["checkpoints"]
+        path = folder / facts["resume"]["file"]
+        if file_digest(path) != facts["resume"]["digest"]:
+            raise ValueError(f"the checksum of {path.name} does not fit")
         state = load_file(path)
-        rows += json.loads((folder / RUN_FILE).read_text())["checkpoints"][: epoch + 1]
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
-        return 0  # nothing, or nothing whole: files are replaced atomically, so this is a new run
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if record.exists():
+            store.report(record, error)
+        return []
     network.load_state_dict(
         {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
     )
-    moments: dict[int, dict[str, Tensor]] = {}
+    weights = list(network.parameters())
+    moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for key, value in state.items():
         if key.startswith("optimiser."):
             _, index, name = key.split(".", 2)
-            moments.setdefault(int(index), {})[name] = value
-    groups = opt.state_dict()["param_groups"]
-    opt.load_state_dict({"state": moments, "param_groups": groups})
-    return epoch + 1
+            like = weights[int(index)]
+            # A fused optimiser walks through weights and moments side by side: one memory format for both.
+            moments[int(index)][name] = (
+                torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            )
+    opt.load_state_dict({"state": dict(moments), "param_groups": opt.state_dict()["param_groups"]})
+    return rows
 
 
 def run_normalisation(folder: Path) -> Normalisation:

@@ -113,7 +113,7 @@ def rank(
     ]
     scores: list[ScoreTask | ResampleTask] = [ScoreTask(file, tuple(specs), 1, data) for file in files]
     resamples = [ResampleTask(file, specs[0], draws, data) for file in files] if draws else []
-    todo = [task for task in (*scores, *resamples) if not task.is_done()]
+    todo = [task for task in (*scores, *resamples) if not kept.has_all(task.cell_keys())]
     with reporter.stage("score", len(todo)) as advance:
         run_tasks(todo, lambda task, cells: advance(1, task.name), workers or default_workers("cpu"))
 

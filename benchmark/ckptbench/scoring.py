@@ -148,9 +148,9 @@ class CandidateFiles:
                 "extract first"
             )
         logits = None
-        head = store.read_head(self.checkpoint.digest)
+        head = store.read_head(self.features)
         if head is not None and head[0].shape[1] == features.shape[1]:
-            logits = _logits(features, *head)
+            logits = logits_of(features, *head)
         source = None
         if self.source_features is not None and self.source_labels is not None:
             rows = store.read_features(self.source_features, verify=False)
@@ -248,22 +248,27 @@ class ScoreTask:
             for repeat in range(self.repeats if spec.random else 1):
                 yield spec, repeat, self.files, self.files.key(spec, repeat)
 
-    def is_done(self) -> bool:
-        return _all_stored(self.files.store, (key for *_, key in self.cells()))
+    @property
+    def store(self) -> Path:
+        return self.files.store
+
+    def cell_keys(self) -> list[dict[str, Any]]:
+        return [key for *_, key in self.cells()]
 
     def run(self) -> list[Cell]:
         """Compute and store the cells that the store lacks."""
-        store = Store(self.files.store)
+        store = Store(self.store)
         candidate: Candidate | None = None
         ledger = _Ledger()
         cells = []
-        for spec, repeat, _, key in self.cells():
-            if store.is_ok(key):
-                continue
-            candidate = candidate or self.files.load(ledger)
-            (cell,) = _guarded([key], spec, [_repeat(candidate, repeat)], ledger)
-            store.write_cell(cell)
-            cells.append(cell)
+        with store.lock({"scores": self.files.features}):
+            for spec, repeat, _, key in self.cells():
+                if store.is_ok(key):
+                    continue
+                candidate = candidate or self.files.load(ledger)
+                (cell,) = _guarded([key], spec, [_repeat(candidate, repeat)], ledger)
+                store.write_cell(cell)
+                cells.append(cell)
         return cells
 
 
@@ -296,23 +301,28 @@ class PoolTask:
             for file, key in zip(self.files, keys, strict=True):
                 yield spec, repeat, file, key
 
-    def is_done(self) -> bool:
-        return _all_stored(self.files[0].store, (key for *_, key in self.cells()))
+    @property
+    def store(self) -> Path:
+        return self.files[0].store
+
+    def cell_keys(self) -> list[dict[str, Any]]:
+        return [key for *_, key in self.cells()]
 
     def run(self) -> list[Cell]:
         """Compute and store what the store lacks; a pool is scored as a whole."""
-        store = Store(self.files[0].store)
+        store = Store(self.store)
         candidates: list[Candidate] = []
         ledger = _Ledger()
         cells = []
-        for spec, repeat, keys in self._jobs():
-            if all(store.is_ok(key) for key in keys):
-                continue
-            candidates = candidates or [file.load(ledger) for file in self.files]
-            scored = _guarded(keys, spec, [_repeat(c, repeat) for c in candidates], ledger)
-            for cell in scored:
-                store.write_cell(cell)
-            cells += scored
+        with store.lock({"pool": [file.features for file in self.files]}):
+            for spec, repeat, keys in self._jobs():
+                if store.has_all(keys):
+                    continue
+                candidates = candidates or [file.load(ledger) for file in self.files]
+                scored = _guarded(keys, spec, [_repeat(c, repeat) for c in candidates], ledger)
+                for cell in scored:
+                    store.write_cell(cell)
+                cells += scored
         return cells
 
 
@@ -330,6 +340,10 @@ class ResampleTask:
     share: float = 0.8
 
     @property
+    def store(self) -> Path:
+        return self.files.store
+
+    @property
     def name(self) -> str:
         return f"resample {self.target} epoch {self.files.checkpoint.epoch}"
 
@@ -337,32 +351,34 @@ class ResampleTask:
         key = self.files.key(self.spec, 0)
         return [{**key, "draw": draw, "share": self.share} for draw in range(self.draws)]
 
-    def is_done(self) -> bool:
-        return _all_stored(self.files.store, self.cell_keys())
-
     def run(self) -> list[Cell]:
         """Compute and store what the store lacks; a draw has the same rows for every checkpoint."""
-        store = Store(self.files.store)
+        store = Store(self.store)
         whole: Candidate | None = None
         cells = []
-        for draw, key in enumerate(self.cell_keys()):
-            if store.is_ok(key):
-                continue
-            whole = whole or self.files.load(_Ledger())
-            ledger = _Ledger()
-            rows = stratified(whole.labels, self.share, derive_seed(self.files.seed, "draw", draw))
-            sample = replace(
-                whole,
-                features=whole.features[rows],
-                labels=whole.labels[rows],
-                make_spectrum=ledger,
-                source_probs=None if whole.source_probs is None else whole.source_probs[rows],
-                source_logits=None if whole.source_logits is None else whole.source_logits[rows],
-            )
-            (cell,) = _guarded([key], self.spec, [sample], ledger)
-            store.write_cell(cell)
-            cells.append(cell)
+        with store.lock({"scores": self.files.features}):
+            for draw, key in enumerate(self.cell_keys()):
+                if store.is_ok(key):
+                    continue
+                whole = whole or self.files.load(_Ledger())
+                cell = self._compute(whole, draw, key)
+                store.write_cell(cell)
+                cells.append(cell)
         return cells
+
+    def _compute(self, whole: Candidate, draw: int, key: dict[str, Any]) -> Cell:
+        ledger = _Ledger()
+        rows = stratified(whole.labels, self.share, derive_seed(self.files.seed, "draw", draw))
+        sample = replace(
+            whole,
+            features=whole.features[rows],
+            labels=whole.labels[rows],
+            make_spectrum=ledger,
+            source_probs=None if whole.source_probs is None else whole.source_probs[rows],
+            source_logits=None if whole.source_logits is None else whole.source_logits[rows],
+        )
+        (cell,) = _guarded([key], self.spec, [sample], ledger)
+        return cell
 
 
 def score_rows(tasks: Iterable[ScoreTask | PoolTask], store: Store) -> Iterator[dict[str, Any]]:
@@ -394,12 +410,7 @@ def stratified(labels: Array, share: float, seed: int) -> NDArray[np.int64]:
     return np.sort(np.concatenate(chosen))
 
 
-def _all_stored(root: Path, keys: Iterable[dict[str, Any]]) -> bool:
-    store = Store(root)
-    return all(store.is_ok(key) for key in keys)
-
-
-def _logits(features: Array, weight: Float, bias: Float) -> Float:
+def logits_of(features: Array, weight: Float, bias: Float) -> Float:
     """W f + b in float64, by blocks: the features are never held whole in float64."""
     blocks = (features[start : start + 4096] for start in range(0, len(features), 4096))
     return np.concatenate([block.astype(np.float64) @ weight.T + bias for block in blocks])

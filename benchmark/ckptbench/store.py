@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -28,16 +29,34 @@ ENVIRONMENT = "CKPTBENCH_STORE"
 class Store:
     """A folder of features, heads, cells and source runs.
 
-    ``root`` defaults to ``CKPTBENCH_STORE``, else ``.ckptbench`` in the current folder.
+    ``root`` defaults to ``CKPTBENCH_STORE``, else ``.ckptbench`` in the current folder. A file that is
+    damaged counts as missing and is named in ``damaged``; whoever computes it again replaces it, so no
+    reader ever removes what another process may just have written.
     """
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
-        self.root = Path(root or os.environ.get(ENVIRONMENT) or ".ckptbench")
+        self.root = Path(root or os.environ.get(ENVIRONMENT) or ".ckptbench").absolute()
         self.damaged: list[str] = []
+
+    def report(self, path: Path, why: object) -> None:
+        """Name a damaged file, once."""
+        line = f"{path}: {why}"
+        if line not in self.damaged:
+            self.damaged.append(line)
 
     def run_folder(self, key: dict[str, Any], name: str) -> Path:
         """Where a source run keeps its checkpoints."""
         return self.root / "runs" / f"{name}-{digest(key)}"
+
+    def _read_json(self, path: Path) -> dict[str, Any] | None:
+        """What ``write_json`` wrote, or None where it is missing or damaged."""
+        try:
+            return read_json(path)
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError) as error:
+            self.report(path, error)
+            return None
 
     # Features: one .npy per (checkpoint, target, split) beside a JSON sidecar with key and checksum.
 
@@ -46,33 +65,27 @@ class Store:
         return self.root / "features" / name[:2] / f"{name}.npy"
 
     def read_features(self, key: dict[str, Any], verify: bool = True) -> Array | None:
-        """The stored array as a read-only memory map, or None where it is missing or damaged.
-
-        A file whose checksum does not fit is reported in ``damaged`` and removed.
-        """
+        """The stored array as a read-only memory map, or None where it is missing or damaged."""
         path = self._features_path(key)
-        sidecar = path.with_suffix(".json")
+        facts = self.features_facts(key)
+        if facts is None:
+            return None
         try:
-            facts = json.loads(sidecar.read_text())
-            if verify and _checksum(path) != facts["checksum"]:
-                raise ValueError("checksum does not fit")
+            if verify and checksum(path) != facts["checksum"]:
+                raise ValueError("its checksum does not fit")
             array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return array
-        except FileNotFoundError:
+        except (ValueError, KeyError, OSError, EOFError) as error:
+            self.report(path, error)
             return None
-        except (ValueError, KeyError, OSError) as error:
-            self.damaged.append(f"{path}: {error}")
-            path.unlink(missing_ok=True)
-            sidecar.unlink(missing_ok=True)
-            return None
+        return array
 
     def has_features(self, key: dict[str, Any]) -> bool:
-        return self._features_path(key).with_suffix(".json").exists()
+        """Whether they are there, by their sidecar alone: ``read_features`` verifies."""
+        return self.features_facts(key) is not None
 
-    def features_facts(self, key: dict[str, Any]) -> dict[str, Any]:
-        """The sidecar: key, checksum, seconds, bytes."""
-        facts: dict[str, Any] = json.loads(self._features_path(key).with_suffix(".json").read_text())
-        return facts
+    def features_facts(self, key: dict[str, Any]) -> dict[str, Any] | None:
+        """The sidecar (key, checksum, seconds, bytes), or None where it is missing or damaged."""
+        return self._read_json(self._features_path(key).with_suffix(".json"))
 
     def write_features(
         self,
@@ -89,27 +102,41 @@ class Store:
             np.lib.format.write_array_header_1_0(file, header)
             for block in blocks:
                 file.write(np.ascontiguousarray(block, dtype=dtype).tobytes())
-        facts = {"key": key, "checksum": _checksum(path), "seconds": seconds, "bytes": path.stat().st_size}
-        write_text(path.with_suffix(".json"), json.dumps(facts, indent=1, default=str))
+        facts = {"key": key, "checksum": checksum(path), "seconds": seconds, "bytes": path.stat().st_size}
+        write_json(path.with_suffix(".json"), facts)
 
     # Heads: W (C_s x D) and b (C_s) of the source classifier; logits are W f + b, so not stored.
 
-    def _head_path(self, checkpoint: str) -> Path:
-        return self.root / "heads" / f"{checkpoint}.npz"
+    def _head_path(self, key: dict[str, Any]) -> Path:
+        """The head that belongs to features: of the same weights and layer, whatever the examples."""
+        name = digest([key.get(part) for part in ("weights", "architecture", "layer", "extractor")])
+        return self.root / "heads" / f"{name}.npz"
 
-    def write_head(self, checkpoint: str, weight: Float, bias: Float) -> None:
-        with atomic(self._head_path(checkpoint)) as file:
+    def write_head(self, key: dict[str, Any], head: tuple[Array, Array] | None) -> None:
+        """Store (W, b) under the key of any features of this checkpoint; None for a bare backbone."""
+        weight, bias = head or (np.empty((0, 0)), np.empty(0))
+        with atomic(self._head_path(key)) as file:
             np.savez(file, weight=weight, bias=bias)
 
-    def read_head(self, checkpoint: str) -> tuple[Float, Float] | None:
-        """(W, b) in float64, or None for a checkpoint without a head."""
+    def read_head(self, key: dict[str, Any]) -> tuple[Float, Float] | None:
+        """(W, b) in float64; None for a checkpoint without a head, or where nothing whole is stored."""
+        arrays = self._load_head(key)
+        return None if arrays is None or not arrays[0].size else arrays
+
+    def has_head(self, key: dict[str, Any]) -> bool:
+        """Whether it is stored what head the checkpoint has, or that it has none."""
+        return self._load_head(key) is not None
+
+    def _load_head(self, key: dict[str, Any]) -> tuple[Float, Float] | None:
+        path = self._head_path(key)
         try:
-            with np.load(self._head_path(checkpoint), allow_pickle=False) as arrays:
+            # The members of the archive have checksums, which reading them verifies.
+            with np.load(path, allow_pickle=False) as arrays:
                 return arrays["weight"].astype(np.float64), arrays["bias"].astype(np.float64)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, OSError, EOFError) as error:
-            self.damaged.append(f"{self._head_path(checkpoint)}: {error}")
+        except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+            self.report(path, error)
             return None
 
     # Cells: one JSON per number.
@@ -120,13 +147,13 @@ class Store:
 
     def read_cell(self, key: dict[str, Any]) -> Cell | None:
         path = self._cell_path(key)
-        try:
-            return Cell(**json.loads(path.read_text()))
-        except FileNotFoundError:
+        facts = self._read_json(path)
+        if facts is None:
             return None
-        except (ValueError, TypeError, OSError) as error:
-            self.damaged.append(f"{path}: {error}")
-            path.unlink(missing_ok=True)
+        try:
+            return Cell(**facts)
+        except TypeError as error:
+            self.report(path, error)
             return None
 
     def is_ok(self, key: dict[str, Any]) -> bool:
@@ -134,9 +161,11 @@ class Store:
         cell = self.read_cell(key)
         return cell is not None and cell.status == "ok"
 
+    def has_all(self, keys: Iterable[dict[str, Any]]) -> bool:
+        return all(self.is_ok(key) for key in keys)
+
     def write_cell(self, cell: Cell) -> None:
-        text = json.dumps(cell.__dict__, default=str)
-        write_text(self._cell_path(cell.key), text)
+        write_json(self._cell_path(cell.key), cell.__dict__)
 
     @contextlib.contextmanager
     def lock(self, key: dict[str, Any]) -> Iterator[None]:
@@ -145,7 +174,13 @@ class Store:
         make_folder(path.parent)
         while True:
             with path.open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                except OSError as error:
+                    raise InputError(
+                        f"the store {self.root} lies on a file system without locks ({error.strerror}): "
+                        "a local disk or NFSv4 has them"
+                    ) from None
                 if not _same_file(file, path):
                     continue  # the one before us removed the file while we waited on it
                 try:
@@ -196,6 +231,25 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON with a digest of itself, by which ``read_json`` knows whether it is whole."""
+    write_text(path, json.dumps({**content, "digest": digest(content)}, default=str))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What ``write_json`` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict) or content.pop("digest", None) not in (None, digest(content)):
+        raise ValueError("its digest does not fit")
+    return content
+
+
 def _same_file(file: IO[str], path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -203,6 +257,6 @@ def _same_file(file: IO[str], path: Path) -> bool:
         return False
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -81,10 +81,6 @@ class FETask:
             "pool": self.pool,
         }
         return [{**common, "seed": seed} for seed in range(self.protocol.seeds)]
-
-    def is_done(self) -> bool:
-        store = Store(self.store)
-        return all(store.is_ok(key) for key in self.cell_keys())
 
     def run(self) -> list[Cell]:
         """Compute and store the cells that the store lacks."""
@@ -182,9 +178,6 @@ class FTTask:
     def cell_keys(self) -> list[dict[str, Any]]:
         return [self.key()]
 
-    def is_done(self) -> bool:
-        return Store(self.store).is_ok(self.key())
-
     def run(self) -> list[Cell]:
         """Compute and store the cell if the store lacks it."""
         store = Store(self.store)
@@ -244,19 +237,15 @@ class FTTask:
         )
 
 
-def _guard(keys: Sequence[dict[str, Any]], compute: Any) -> list[Cell]:
-    """What ``compute`` returns, or failed cells that say why; a full disk or Ctrl-C is not a cell's fault."""
+def _guard(keys: Sequence[dict[str, Any]], compute: Callable[[], list[Cell]]) -> list[Cell]:
+    """What ``compute`` returns, or failed cells that say why."""
     before = time.perf_counter()
     try:
-        cells: list[Cell] = compute()
-    except (ArithmeticError, ValueError, RuntimeError, MemoryError, InputError) as error:
-        message = (
-            str(error)
-            if isinstance(error, InputError | ArithmeticError)
-            else f"{type(error).__name__}: {error}"
-        )
+        return compute()
+    except Exception as error:  # a stranger's network may raise anything; it is named and the rest goes on
+        plain = isinstance(error, InputError | ArithmeticError)
+        message = str(error) if plain else f"{type(error).__name__}: {error}"
         return [Cell(key, "failed", None, message, time.perf_counter() - before) for key in keys]
-    return cells
 
 
 @lru_cache(maxsize=2)
