@@ -95,6 +95,6 @@ def _softmax_regression(candidate: Candidate, labels: Float, penalty: float) -> 
         np.zeros((rank + 1) * classes),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": 1000, "maxcor": 20, "gtol": 1e-7, "ftol": 0.0},
+        options={"maxiter": 1000, "maxcor": 20, "gtol": 1e-8, "ftol": 0.0},
     )
     return float(found.fun), posterior(found.x.reshape(-1, classes))[0]
