@@ -36,12 +36,11 @@ class _Sentences(typer.core.TyperGroup):
                 message = (
                     "the disk is full: free some room and run the same command again, all so far is kept"
                 )
-            elif isinstance(
-                error, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError
-            ):
-                message = f"{error.filename}: {error.strerror}"
+            elif error.errno == errno.EPIPE:
+                raise  # whoever read our output has gone, which is no news
             else:
-                raise
+                where = f"{error.filename}: " if error.filename else ""
+                message = f"{where}{error.strerror or error}"
             code = 2
         print(f"ckptbench: {message}", file=sys.stderr)
         raise SystemExit(code)
@@ -108,6 +107,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be compu
 Compile = Annotated[
     bool, typer.Option("--compile", help="compile the network for fine-tuning (torch.compile)")
 ]
+PluginFile = Annotated[Path, typer.Argument(metavar="FILE", help="a plugin file")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
 
 
@@ -367,9 +367,6 @@ def new(
     print(f"wrote {new_selector(name, out, plugins or ())}")
 
 
-PluginFile = Annotated[Path, typer.Argument(metavar="FILE", help="a plugin file")]
-
-
 @app.command()
 def check(file: PluginFile, plugins: Plugins = None, json_: Json = False) -> None:
     """Run the conformance suite on a selector file; exits with 1 where a test fails."""
@@ -416,12 +413,63 @@ def _paper(spec: PluginSpec, short: bool) -> str:
 def leaderboard(
     suite: SuiteName,
     from_: Annotated[
-        Path, typer.Option("--from", help="the folder that holds <suite>/ with its tables")
+        Path,
+        typer.Option("--from", help="the folder that holds <suite>/ with its tables; or frozen, the bundle"),
     ] = Path("results"),
     json_: Json = False,
 ) -> None:
     """Rebuild a suite's leaderboards from its tables, on any laptop."""
-    _print_leaderboards(_results_folder(suite, from_), json_)
+    if str(from_) == "frozen":
+        from ckptbench.frozen import load_frozen, published_folder
+
+        boards = load_frozen(published_folder(suite)).leaderboards()
+        print(boards.json() if json_ else boards.terminal(), end="")
+    else:
+        _print_leaderboards(_results_folder(suite, from_), json_)
+
+
+@app.command("judge-selector")
+def judge_selector(
+    file: PluginFile,
+    suite: Annotated[str, typer.Option("--suite", help="a suite with a frozen bundle")],
+    plugins: Plugins = None,
+    store: StorePath = None,
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """Put a new selector on a published leaderboard: seconds, no data, no training."""
+    from ckptbench.frozen import judge_selector as judge_file
+    from ckptbench.frozen import published_folder
+
+    judged = judge_file(file, published_folder(suite), plugins=plugins or (), store=store, workers=workers)
+    if json_:
+        content = json.loads(judged.boards.json())
+        print(json.dumps({"selectors": judged.selectors, **content}, indent=1, ensure_ascii=False))
+        return
+    print(judged.boards.terminal())
+    for line in judged.sentences():
+        print(line)
+
+
+@app.command()
+def freeze(
+    suite: SuiteName,
+    budget: Annotated[float, typer.Option("--budget", help="megabytes of arrays")] = 5.0,
+    out: Out = Path("results"),
+    store: StorePath = None,
+    workers: Workers = None,
+    plugins: Plugins = None,
+) -> None:
+    """For maintainers: write a suite's frozen bundle beside its tables, and what sampling did to tau."""
+    from ckptbench.frozen import freeze as freeze_suite
+
+    bench = _bench(
+        suite, store, Device.cpu, workers, None, Precision.fp32, plugins, None, None, False, quiet=False
+    )
+    folder = out / bench.suite.name
+    manifest = freeze_suite(bench, folder, round(budget * 1e6))
+    size = sum(path.stat().st_size for path in (folder / "frozen").iterdir())
+    print(f"wrote {folder / 'frozen'}, {size / 1e6:.1f} MB\n{manifest.effect}")
 
 
 @app.command()

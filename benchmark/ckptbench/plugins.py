@@ -15,9 +15,9 @@ import inspect
 import os
 import sys
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -115,7 +115,8 @@ class PluginSpec:
                 raw = None if value.lower() == "none" else value
                 params[key] = TypeAdapter(hints[key]).validate_python(raw)
             except ValidationError:
-                raise InputError(f"{self.name}: {key}={value!r} is not {hints[key]}") from None
+                wanted = getattr(hints[key], "__name__", hints[key])
+                raise InputError(f"{self.name}: {key}={value!r} is no {wanted}") from None
             if params[key] == getattr(self.plugin, key):
                 del params[key]
         return PluginSpec(self.kind, self.name, self.where, self.digest, tuple(sorted(params.items())))
@@ -131,7 +132,7 @@ class Registry:
 
     def add(self, spec: PluginSpec) -> None:
         other = self.specs.get(spec.name)
-        if other is not None and other.where != spec.where:
+        if other is not None:
             raise InputError(
                 f"two {self.kind}s are called {spec.name!r}: one from {other.where}, one from {spec.where}"
             )
@@ -141,7 +142,8 @@ class Registry:
         """Look up ``name`` or ``name:param=value,...``."""
         name, _, params = label.partition(":")
         if name not in self.specs:
-            raise InputError(f"no {self.kind} is called {name!r}: {nearest(name, self.specs)}")
+            broken = "".join(f"; {where} cannot be loaded: {why}" for where, why in self.broken.items())
+            raise InputError(f"no {self.kind} is called {name!r}: {nearest(name, self.specs)}{broken}")
         spec = self.specs[name]
         return spec.with_params(params) if params else spec
 
@@ -181,25 +183,28 @@ def load_plugins(kind: Kind, paths: Sequence[str | os.PathLike[str]] = ()) -> Re
     files = [file for folder in _own_folders(kind) for file in _python_files(folder)]
     files += [file for path in extra for file in _python_files(path)]
     for file in dict.fromkeys(file.resolve() for file in files):
-        try:
-            classes = _classes(kind, _module(str(file)))
-        except Exception as error:  # a stranger's code may raise anything: named, and the rest still runs
-            registry.broken[str(file)] = f"{type(error).__name__}: {error}"
-            continue
-        for plugin in classes:
-            registry.add(PluginSpec(kind, plugin.name, str(file), _digest(str(file))))
+        _collect(registry, str(file), partial(_module, str(file)))
     for entry in importlib.metadata.entry_points(group=f"ckptbench.{kind}s"):
-        where = f"entry:{entry.group}:{entry.name}"
-        try:
-            found = entry.load()
-            source = inspect.getsourcefile(found) or ""
-            classes = [found] if inspect.isclass(found) else _classes(kind, found)
-        except Exception as error:
-            registry.broken[where] = f"{type(error).__name__}: {error}"
-            continue
-        for plugin in classes:
-            registry.add(PluginSpec(kind, plugin.name, where, _digest(source)))
+        _collect(registry, f"entry:{entry.group}:{entry.name}", entry.load)
     return registry
+
+
+def _collect(registry: Registry, where: str, load: Callable[[], Any]) -> None:
+    """Add the plugins of one module or class; what cannot be loaded is named, and the rest still runs."""
+    try:
+        found = load()
+        source = inspect.getsourcefile(found)
+        if source is None:
+            raise ImportError("it has no source file")
+        plugins: list[Any] = [found] if inspect.isclass(found) else _classes(registry.kind, found)
+        specs = [PluginSpec(registry.kind, plugin.name, where, _digest(source)) for plugin in plugins]
+        for plugin in plugins:
+            _hints(plugin)
+    except (Exception, SystemExit) as error:  # a stranger's code may raise anything
+        registry.broken[where] = f"{type(error).__name__}: {error}"
+        return
+    for spec in specs:
+        registry.add(spec)
 
 
 def selectors_of(path: str | os.PathLike[str], plugins: Sequence[str] = ()) -> list[PluginSpec]:
@@ -256,7 +261,7 @@ def _module(path: str) -> ModuleType:
 
 def _classes(kind: Kind, module: ModuleType) -> list[Any]:
     """Classes defined in the module itself that have a name and one of the kind's methods."""
-    return [
+    found = [
         value
         for value in vars(module).values()
         if inspect.isclass(value)
@@ -265,6 +270,7 @@ def _classes(kind: Kind, module: ModuleType) -> list[Any]:
         and isinstance(getattr(value, "name", None), str)
         and any(callable(getattr(value, method, None)) for method in _METHODS[kind])
     ]
+    return list(dict.fromkeys(found))  # a class may have two names in its module
 
 
 def _find_class(kind: Kind, where: str, name: str) -> Any:
