@@ -275,7 +275,7 @@ class Bench:
         tasks = []
         for protocol, (source, target) in itertools.product(self.suite.fe, self.pairs):
             data, recipe = self.targets[target], self.recipe(source)
-            for c in self._judged(protocol, source):
+            for c in self._judged(protocol, source, target):
                 pool = data.pool
                 tasks.append(
                     FETask(
@@ -300,7 +300,7 @@ class Bench:
         # Seeds outermost: a run that is stopped early has whole trajectories of the first seeds.
         for protocol in self.suite.ft:
             for seed, (source, target) in itertools.product(range(protocol.seeds), self.pairs):
-                for c in self._judged(protocol, source):
+                for c in self._judged(protocol, source, target):
                     tasks.append(
                         FTTask(
                             self.store.root,
@@ -319,8 +319,10 @@ class Bench:
                     )
         return tasks
 
-    def _judged(self, protocol: FE | FT, source: Source) -> list[Checkpoint]:
+    def _judged(self, protocol: FE | FT, source: Source, target: str) -> list[Checkpoint]:
         """The checkpoints a protocol is computed for; epoch 0 always, so that negative transfer shows."""
+        if protocol.targets is not None and target not in protocol.targets:
+            return []
         checkpoints = self.trajectories[source.name]
         if protocol.epochs_judged is None:
             return checkpoints

@@ -127,6 +127,7 @@ class FE(_Strict):
     epochs: int | None = 50
     iterations: int | None = None
     epochs_judged: tuple[int, ...] | None = Field(None, description="only these checkpoints")
+    targets: tuple[str, ...] | None = Field(None, description="only on these targets")
     assumed: tuple[str, ...] = Field((), description="what the paper leaves open and we chose")
 
     @property
@@ -156,11 +157,18 @@ class FT(_Strict):
     bss_k: int = Field(1, ge=1)
     tsvd_r: int = Field(8, ge=1)
     epochs_judged: tuple[int, ...] | None = Field(None, description="only these checkpoints")
+    targets: tuple[str, ...] | None = Field(None, description="only on these targets")
     assumed: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
         return "ft"
+
+    @property
+    def method(self) -> str:
+        """``l2``, ``delta+bss``, ``tsvd8``, ...: the penalty's name in a table of methods."""
+        name = f"tsvd{self.tsvd_r}" if self.penalty == "tsvd" else self.penalty
+        return f"{name}+bss" if self.bss else name
 
     @model_validator(mode="after")
     def _one_length(self) -> FT:
@@ -197,6 +205,14 @@ class Suite(_Strict):
                 raise ValueError(f"two {what} are called {twice[0]!r}")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_grids(cls, raw: Any) -> Any:
+        """One ``[[ft]]`` with lists ``methods`` and ``rates`` is a protocol per combination."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("ft"), list | tuple):
+            return raw
+        return {**raw, "ft": [one for table in raw["ft"] for one in _combinations(table)]}
+
     @property
     def protocols(self) -> tuple[Protocol, ...]:
         return (*self.fe, *self.ft)
@@ -205,6 +221,27 @@ class Suite(_Strict):
     def digest(self) -> str:
         """Covers tracks and protocols, not the selectors nor the prose."""
         return digest(self.model_dump(mode="json", exclude={"selectors", "repeats", "title", "note"}))
+
+
+def _combinations(table: Any) -> list[Any]:
+    """``methods = ["l2", "l2-sp+bss", "tsvd4"]`` and ``rates = [0.15, 1.0]`` multiplied out."""
+    if not isinstance(table, dict) or not {"methods", "rates"} & table.keys():
+        return [table]
+    rest = {key: value for key, value in table.items() if key not in ("methods", "rates")}
+    expanded = []
+    for method in table.get("methods", ["l2"]):
+        penalty, _, bss = str(method).partition("+")
+        options: dict[str, Any] = {"penalty": penalty}
+        if penalty.startswith("tsvd"):
+            options = {"penalty": "tsvd", "tsvd_r": penalty.removeprefix("tsvd") or 8}
+        if bss == "bss":
+            options["bss"] = rest.get("bss", 0.001)
+        elif bss:
+            options["penalty"] = method  # no such method: pydantic says which there are
+        for rate in table.get("rates", [1.0]):
+            name = f"{rest.get('name', 'ft')}-{method}-{100 * float(rate):g}%"
+            expanded.append({**rest, "name": name, "rate": rate, **options})
+    return expanded
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

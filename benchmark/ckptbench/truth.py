@@ -47,7 +47,7 @@ def _protocol_key(protocol: FE | FT) -> dict[str, Any]:
     Defaults are left out, so that a new option does not orphan what was computed without it; a
     changed default therefore needs a new version in the keys' ``what``.
     """
-    exclude = {"name", "seeds", "epochs_judged", "assumed"}
+    exclude = {"name", "seeds", "epochs_judged", "targets", "assumed"}
     return protocol.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
 
 
