@@ -1,0 +1,533 @@
+"""The frozen benchmark: a suite's features beside its tables, so that a score is judged in seconds.
+
+``results/<suite>/frozen/`` holds the train-split features of every checkpoint (float16), labels, source
+heads, rows of the source set and checkpoint facts, on a sample of the examples that fits a budget of
+bytes; ``frozen.json`` names the files with their digests. The truth is that of the tables beside it. The
+published selectors were scored on the same sample (``frozen-scores.csv``), so that a new one meets them on
+equal terms; what the sample does to every score's tau is in ``frozen-effect.csv``.
+
+Candidates are made of arrays and JSON and nothing else; neither torch nor a data set is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.special import softmax
+
+from ckptbench.agreement import ALWAYS, COLUMNS, Results, agreement_table, load_results, read_table, tau_b
+from ckptbench.executor import default_workers, run_tasks
+from ckptbench.leaderboard import Leaderboards, build
+from ckptbench.plugins import PluginSpec, selectors_of
+from ckptbench.scoring import CandidateFiles, PoolTask, ScoreTask, logits_of, score_rows, stratified
+from ckptbench.spectrum import Spectrum
+from ckptbench.store import Store, atomic, write_text
+from ckptbench.suites import explain, nearest
+from ckptbench.types import Array, Candidate, Checkpoint, InputError, SourceRows, derive_seed, digest
+
+if TYPE_CHECKING:
+    from ckptbench.pipeline import Bench
+
+LIMIT = 20_000_000  # bytes that the bundles of all suites may take together
+BUDGET = 5_000_000  # bytes of arrays in one bundle
+SOURCE_SHARE = 0.1  # of the budget for rows of the source set, which few scores look at
+
+Role = Literal["features", "labels", "weight", "bias", "rows", "row_labels"]
+# Axes of the arrays: Epochs, N examples, D features, C source classes, R source rows.
+AXES: dict[Role, str] = {
+    "features": "END",
+    "labels": "N",
+    "weight": "ECD",
+    "bias": "EC",
+    "rows": "ERD",
+    "row_labels": "R",
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FrozenCheckpoint(_Strict):
+    epoch: int
+    digest: str
+    source_accuracy: float | None
+
+
+class FrozenSource(_Strict):
+    """A source run. ``arrays`` has weight and bias where it has a head, rows and row_labels where known."""
+
+    name: str
+    architecture: str
+    checkpoints: tuple[FrozenCheckpoint, ...]
+    arrays: dict[Role, str]
+
+
+class FrozenUnit(_Strict):
+    """A source run on a target: ``rows`` of its ``examples``; ``arrays`` has features and labels."""
+
+    source: str
+    target: str
+    seed: int
+    rows: int
+    examples: int
+    arrays: dict[Role, str]
+
+
+class Manifest(_Strict):
+    """What ``frozen.json`` says; ``version`` is that of this layout, ``files`` maps names to SHA-256."""
+
+    version: Literal[1] = 1
+    suite: str
+    suite_digest: str
+    repeats: int
+    effect: str = ""
+    sources: tuple[FrozenSource, ...]
+    units: tuple[FrozenUnit, ...]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class FrozenCandidate(CandidateFiles):
+    """One candidate of a bundle; ``features`` holds the digests of the arrays that it is made of."""
+
+    arrays: tuple[tuple[Role, Path], ...] = ()
+    position: int = 0
+
+    def load(self, make_spectrum: Callable[..., Spectrum]) -> Candidate:
+        arrays = {role: read_array(path) for role, path in self.arrays}
+        features, logits, source = arrays["features"][self.position], None, None
+        if "weight" in arrays:
+            logits = logits_of(features, arrays["weight"][self.position], arrays["bias"][self.position])
+        if "rows" in arrays:
+            source = SourceRows(arrays["rows"][self.position], arrays["row_labels"])
+        probs = None if logits is None else softmax(logits, axis=1)
+        return Candidate(
+            features,
+            self.labels,
+            make_spectrum,
+            probs,
+            source,
+            self.checkpoint,
+            self.seed,
+            source_logits=logits,
+        )
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A bundle whose files fit their digests and each other; the tables lie in the folder above."""
+
+    folder: Path
+    manifest: Manifest
+
+    def arrays(self, unit: FrozenUnit) -> dict[Role, str]:
+        """The file of each role, for a unit and its source."""
+        source = next(source for source in self.manifest.sources if source.name == unit.source)
+        return {**source.arrays, **unit.arrays}
+
+    def candidates(self, unit: FrozenUnit, store: Path) -> list[FrozenCandidate]:
+        """The trajectory of a unit; the scores of its candidates are kept in ``store``."""
+        (source,) = (source for source in self.manifest.sources if source.name == unit.source)
+        arrays = self.arrays(unit)
+        key = {"frozen": {role: self.manifest.files[name] for role, name in arrays.items()}}
+        labels = np.array(read_array(self.folder / arrays["labels"]))
+        return [
+            FrozenCandidate(
+                store,
+                {**key, "position": position},
+                labels,
+                Checkpoint(source.name, c.epoch, source.architecture, c.digest, None, c.source_accuracy),
+                unit.seed,
+                key,
+                arrays=tuple((role, self.folder / name) for role, name in arrays.items()),
+                position=position,
+            )
+            for position, c in enumerate(source.checkpoints)
+        ]
+
+    def scores(self, specs: Iterable[PluginSpec], store: Store, workers: int | None = None) -> pd.DataFrame:
+        """Score every candidate with some selectors, in a pool of processes: rows of ``scores.csv``."""
+        specs = list(specs)
+        single = tuple(spec for spec in specs if not spec.pool)
+        pooled = tuple(spec for spec in specs if spec.pool)
+        tasks: list[ScoreTask | PoolTask] = []
+        for unit in self.manifest.units:
+            files = self.candidates(unit, store.root)
+            tasks += [ScoreTask(file, single, self.manifest.repeats, unit.target) for file in files]
+            tasks.append(PoolTask(tuple(files), pooled, self.manifest.repeats, unit.target))
+        todo = [task for task in tasks if not store.has_all(task.cell_keys())]
+        run_tasks(todo, lambda task, cells: None, workers or default_workers("cpu"))
+        rows = pd.DataFrame(score_rows(tasks, store))
+        rows.insert(0, "suite_digest", self.manifest.suite_digest)
+        return rows
+
+    def tables(self) -> Results:
+        """The tables of the suite, with the published selectors' scores on the frozen rows.
+
+        Raises
+        ------
+        InputError
+            If the tables cannot be read or are of another digest of the suite.
+        """
+        results = load_results(self.folder.parent)
+        if self.manifest.suite_digest != results.provenance.suite_digest:
+            raise InputError(
+                f"{self.folder} is of suite digest {self.manifest.suite_digest}, the tables beside it are of "
+                f"{results.provenance.suite_digest}: freeze the suite again"
+            )
+        return replace(
+            results, scores=read_table(self.folder / "frozen-scores.csv", COLUMNS["scores"].split())
+        )
+
+    def leaderboards(self, results: Results | None = None) -> Leaderboards:
+        """The boards of ``tables``, with the sample and what it does in the footer."""
+        suite = json.loads((self.folder.parent / "suite.json").read_text())
+        boards = build(results or self.tables(), suite["title"], " ".join(suite["note"].split()))
+        samples = ", ".join(
+            f"{unit.rows} of {unit.examples} examples ({unit.source}, {unit.target})"
+            for unit in self.manifest.units
+        )
+        name = digest(self.manifest.files)
+        boards.footer.append(f"Scores are those on the frozen rows: {samples}; bundle {name}.")
+        boards.footer.append(self.manifest.effect)
+        return boards
+
+
+def load_frozen(folder: str | Path) -> Frozen:
+    """Read a bundle and check every file against its digest.
+
+    Raises
+    ------
+    InputError
+        If ``frozen.json`` is missing or of another version, a file is missing, was changed or is no array
+        of numbers, or arrays do not fit together.
+    """
+    path = Path(folder) / "frozen.json"
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"there is no frozen bundle {path}") from None
+    except ValidationError as error:
+        raise InputError(f"{path}: {explain(error)}") from None
+    for name, sha256 in manifest.files.items():
+        file = path.with_name(Path(name).name)
+        if file.name != name or not file.is_file():
+            raise InputError(f"{path} names {name!r}, which is no file beside it")
+        if _sha256(file) != sha256:
+            raise InputError(f"{file} was changed: its digest is not the one in frozen.json")
+    frozen = Frozen(path.parent, manifest)
+    _check_arrays(frozen)
+    return frozen
+
+
+def _check_arrays(frozen: Frozen) -> None:
+    manifest, where = frozen.manifest, frozen.folder / "frozen.json"
+    sources = {source.name: source for source in manifest.sources}
+    for unit in manifest.units:
+        if unit.source not in sources:
+            raise InputError(f"{where} has no source run {unit.source!r}, which a unit names")
+        arrays = frozen.arrays(unit)
+        for a, b in (("features", "labels"), ("weight", "bias"), ("rows", "row_labels")):
+            if (a in arrays) != (b in arrays) or "features" not in arrays:
+                raise InputError(f"{where}: {unit.source} on {unit.target} lacks {a} or {b}")
+        sizes = {"E": len(sources[unit.source].checkpoints), "N": unit.rows}
+        for role, name in arrays.items():
+            if name not in manifest.files:
+                raise InputError(f"{where} gives no digest of {name}")
+            shape = read_array(frozen.folder / name).shape
+            axes = AXES[role]
+            if len(shape) != len(axes) or any(
+                sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True)
+            ):
+                wanted = " x ".join(f"{axis}={sizes.get(axis, 'any')}" for axis in axes)
+                raise InputError(f"{frozen.folder / name} has shape {shape}, expected {wanted}")
+
+
+def read_array(path: Path) -> Array:
+    """A .npy file as a read-only memory map.
+
+    Raises
+    ------
+    InputError
+        If it is anything but an array of numbers: pickled objects are refused, not loaded.
+    """
+    try:
+        array: Array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not an array of numbers: {error}") from None
+    if array.dtype.kind not in "fi":
+        raise InputError(f"{path} is not an array of numbers but of {array.dtype}")
+    return array
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def published_folder(suite: str) -> Path:
+    """The bundle of a suite: in ``results/`` of the current folder, the tree's, or the wheel's.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    here = Path(__file__).resolve().parent
+    roots = [Path("results"), here.parents[1] / "results", here / "_results"]
+    bundles = {path.parent.name: path for root in reversed(roots) for path in root.glob("*/frozen")}
+    if suite not in bundles:
+        raise InputError(f"no frozen bundle of a suite called {suite!r}: {nearest(suite, bundles)}")
+    return bundles[suite]
+
+
+# ---------------------------------------------------------------------------------------------- judging
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """New selectors among the published ones: the labels they go by, and the leaderboards with them."""
+
+    selectors: list[str]
+    boards: Leaderboards
+
+    def sentences(self) -> list[str]:
+        """Place, tau and regret of each new selector on each board."""
+        lines = []
+        for kind, board in self.boards.boards.items():
+            rows = board.set_index("selector")
+            last, count = rows.loc["last-epoch"], int(board["rank"].notna().sum())
+            for name in self.selectors:
+                own = rows.loc[name]
+                said = (
+                    f"place {own['rank']} of {count}, tau {own['tau']:.2f}, regret {own['regret']:.2f} points"
+                )
+                said += f" (last-epoch: tau {last['tau']:.2f}, regret {last['regret']:.2f})"
+                lines.append(f"{name}, {kind.upper()}: {said}" + (own["problem"] and f"; {own['problem']}"))
+        return lines
+
+
+def judge_selector(
+    path: str | Path,
+    bundle: str | Path,
+    *,
+    plugins: Sequence[str] = (),
+    store: str | Path | None = None,
+    workers: int | None = None,
+) -> Judged:
+    """Score a suite's frozen candidates with the selectors of one file and place them among the published.
+
+    A score with a parameter ``scale`` is judged on raw and on standardised features. One that is published
+    already is judged anew.
+
+    Parameters
+    ----------
+    path : the plugin file
+    bundle : ``results/<suite>/frozen``
+    plugins : further plugin files or folders
+    store : where scores are kept, see `ckptbench.store.Store`
+    workers : processes; one per core by default
+
+    Raises
+    ------
+    InputError
+        If the file has no selector, or the folder no sound bundle with tables beside it.
+    """
+    frozen = load_frozen(bundle)
+    results = frozen.tables()
+    specs = [one for spec in selectors_of(path, plugins) for one in spec.scalings]
+    labels = [spec.label for spec in specs]
+    others = results.scores[~results.scores["selector"].isin(labels)]
+    scores = pd.concat([others, frozen.scores(specs, Store(store), workers)], ignore_index=True)
+    return Judged(labels, frozen.leaderboards(replace(results, scores=scores)))
+
+
+# --------------------------------------------------------------------------------------------- freezing
+
+
+def freeze(bench: Bench, folder: str | Path, budget: int = BUDGET) -> Manifest:
+    """Write a suite's bundle to ``folder/frozen`` and measure what the sampling does.
+
+    Examples are sampled by class with a seed, the same for every checkpoint, at the largest common share
+    that fits the budget.
+
+    Parameters
+    ----------
+    bench : the suite with a store that holds its features
+    folder : its results folder
+    budget : bytes of arrays; a tenth at most for rows of the source set
+
+    Raises
+    ------
+    InputError
+        If features are missing, the tables are of another digest of the suite, the budget does not hold two
+        examples a class, or the bundles of all suites would take more than ``LIMIT``.
+    """
+    folder = Path(folder)
+    results = load_results(folder)
+    if results.provenance.suite_digest != bench.suite.digest:
+        raise InputError(f"the tables in {folder} are of another version of {bench.suite.name}: run it again")
+    part = folder / ".frozen.part"
+    shutil.rmtree(part, ignore_errors=True)
+    sources, units = _write_arrays(bench, part, budget)
+    manifest = Manifest(
+        suite=bench.suite.name,
+        suite_digest=bench.suite.digest,
+        repeats=bench.suite.repeats,
+        sources=sources,
+        units=units,
+        files={path.name: _sha256(path) for path in sorted(part.iterdir())},
+    )
+    write_text(part / "frozen.json", manifest.model_dump_json(indent=1) + "\n")
+    frozen = load_frozen(part)
+    scores = frozen.scores(bench.specs, bench.store, bench.options.workers)
+    write_text(part / "frozen-scores.csv", scores.to_csv(index=False))
+    effect = _effect(agreement_table(results), agreement_table(frozen.tables()))
+    write_text(part / "frozen-effect.csv", effect.to_csv(index=False, float_format="%.4f"))
+    added = {name: _sha256(part / name) for name in ("frozen-scores.csv", "frozen-effect.csv")}
+    manifest = manifest.model_copy(
+        update={"files": {**manifest.files, **added}, "effect": _effect_sentence(effect)}
+    )
+    write_text(part / "frozen.json", manifest.model_dump_json(indent=1) + "\n")
+    target = folder / "frozen"
+    others = [path for path in folder.parent.glob("*/frozen/*") if path.parent != target]
+    size = sum(path.stat().st_size for path in (*part.iterdir(), *others))
+    if size > LIMIT:
+        shutil.rmtree(part)
+        raise InputError(
+            f"the frozen bundles of all suites would take {size / 1e6:.1f} MB, at most {LIMIT / 1e6:.0f} are "
+            "allowed: freeze with a smaller budget"
+        )
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    return manifest
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The features of some examples under every checkpoint of a run."""
+
+    arrays: list[Array]
+    labels: Array
+    seed: int
+
+    def bytes(self, rows: int) -> int:
+        return sum(rows * array.shape[1] * array.itemsize for array in self.arrays)
+
+
+def _split(store: Store, keys: Sequence[dict[str, Any] | None], labels: Array, seed: int) -> _Split:
+    arrays = [store.read_features(key) for key in keys if key is not None]
+    found = [array for array in arrays if array is not None]
+    if len(found) < len(keys):
+        raise InputError("features of some checkpoints are not in the store: extract first")
+    return _Split(found, labels, derive_seed(seed, "frozen"))
+
+
+def _sample(splits: Sequence[_Split], budget: float) -> list[NDArray[np.int64]]:
+    """Rows of each split: the largest common share by class (two examples at least) that fits."""
+    share = 1.0
+    while share > 1e-6:
+        rows = [stratified(split.labels, share, split.seed) for split in splits]
+        size = sum(split.bytes(len(chosen)) for split, chosen in zip(splits, rows, strict=True))
+        if size <= budget:
+            return rows
+        share *= min(0.99, budget / size)
+    raise InputError(f"{size / 1e6:.1f} MB hold two examples a class, and only {budget / 1e6:.1f} are left")
+
+
+def _write_arrays(
+    bench: Bench, folder: Path, budget: int
+) -> tuple[tuple[FrozenSource, ...], tuple[FrozenUnit, ...]]:
+    files = {(source.name, target): bench.candidates(source, target) for source, target in bench.pairs}
+    runs = {source: candidates for (source, _), candidates in files.items()}
+    heads = {run: [bench.store.read_head(f.features) for f in fs] for run, fs in runs.items()}
+    known = {
+        run: _split(bench.store, [f.source_features for f in fs], fs[0].source_labels, fs[0].seed)
+        for run, fs in runs.items()
+        if fs[0].source_labels is not None
+    }
+    arrays: dict[str, dict[Role, Array]] = {run: {} for run in runs}
+    for run, rows in zip(known, _sample(list(known.values()), SOURCE_SHARE * budget), strict=True):
+        arrays[run] |= {"rows": _stack(known[run], rows), "row_labels": known[run].labels[rows]}
+    for run, found in heads.items():
+        there = [head for head in found if head is not None]
+        if len(there) == len(found):
+            arrays[run]["weight"] = np.stack([weight for weight, _ in there]).astype(np.float32)
+            arrays[run]["bias"] = np.stack([bias for _, bias in there]).astype(np.float32)
+    left = budget - sum(array.nbytes for roles in arrays.values() for array in roles.values())
+    splits = [
+        _split(bench.store, [f.features for f in fs], fs[0].labels, fs[0].seed) for fs in files.values()
+    ]
+    samples = _sample(splits, left)
+
+    def write(prefix: str, roles: dict[Role, Array]) -> dict[Role, str]:
+        names: dict[Role, str] = {role: f"{prefix}-{role}.npy" for role in roles}
+        for role, array in roles.items():
+            with atomic(folder / names[role]) as file:
+                np.save(file, array, allow_pickle=False)
+        return names
+
+    sources = tuple(
+        FrozenSource(
+            name=run,
+            architecture=fs[0].checkpoint.architecture,
+            checkpoints=tuple(
+                FrozenCheckpoint(epoch=c.epoch, digest=c.digest, source_accuracy=c.source_accuracy)
+                for c in (f.checkpoint for f in fs)
+            ),
+            arrays=write(f"source-{i}", arrays[run]),
+        )
+        for i, (run, fs) in enumerate(runs.items())
+    )
+    units = tuple(
+        FrozenUnit(
+            source=source,
+            target=target,
+            seed=fs[0].seed,
+            rows=len(rows),
+            examples=len(split.labels),
+            arrays=write(f"unit-{i}", {"features": _stack(split, rows), "labels": split.labels[rows]}),
+        )
+        for i, (((source, target), fs), split, rows) in enumerate(
+            zip(files.items(), splits, samples, strict=True)
+        )
+    )
+    return sources, units
+
+
+def _stack(split: _Split, rows: NDArray[np.int64]) -> Array:
+    return np.stack([array[rows] for array in split.arrays])
+
+
+def _effect(whole: pd.DataFrame, frozen: pd.DataFrame) -> pd.DataFrame:
+    """tau on all rows and on the frozen rows, for every track and selector that both have."""
+    key = ["kind", "source", "target", "protocol", "selector"]
+    both = whole[[*key, "tau"]].merge(frozen[[*key, "tau"]], on=key, suffixes=("", "_frozen"))
+    both = both[~both["selector"].isin(ALWAYS)].dropna()
+    return both.assign(difference=both["tau_frozen"] - both["tau"])
+
+
+def _effect_sentence(effect: pd.DataFrame) -> str:
+    tracks = effect["source"] + "/" + effect["target"] + "/" + effect["protocol"]
+    size = effect["difference"].abs().to_numpy()
+    most = int(np.argmax(size))
+    selectors, orders = effect["selector"], []
+    for kind, rows in effect.groupby("kind"):
+        mean = rows.groupby("selector")[["tau", "tau_frozen"]].mean()
+        orders.append(f"{str(kind).upper()} {float(tau_b(mean['tau'], mean['tau_frozen'])[0, 0]):.2f}")
+    return (
+        f"The frozen rows move tau by {size.mean():.3f} on average over {selectors.nunique()} scores "
+        f"and {tracks.nunique()} tracks, {size.max():.2f} at most ({selectors.iloc[most]} on "
+        f"{tracks.iloc[most]}); tau-b of the scores' order on these rows and on all: {', '.join(orders)}."
+    )
