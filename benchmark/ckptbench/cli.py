@@ -497,6 +497,21 @@ def compare(
 
 
 @app.command()
+def methods(
+    suite: SuiteName,
+    epoch: Annotated[int | None, typer.Option("--epoch", help="the checkpoint; the last by default")] = None,
+    from_: Annotated[
+        Path, typer.Option("--from", help="the folder that holds <suite>/ with its tables")
+    ] = Path("results"),
+    json_: Json = False,
+) -> None:
+    """Fine-tuning methods against sampling rates: mean and deviation over seeds."""
+    from ckptbench.methods import methods_table
+
+    _print_frame(methods_table(_results_folder(suite, from_), epoch), json_)
+
+
+@app.command()
 def judge(
     table: Annotated[
         Path,

@@ -1,0 +1,116 @@
+"""Suites: what is in the tree is valid, and a mistake in one is a sentence that says what would be right."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ckptbench.methods import methods_table
+from ckptbench.suites import FT, Suite, Training, known_suites, load_suite
+from ckptbench.types import InputError
+
+MINIMAL = """
+title = "t"
+[[sources]]
+name = "s"
+architecture = "smallcnn"
+checkpoints = "x"
+[[targets]]
+name = "digits"
+[targets.data]
+name = "digits"
+"""
+
+
+def write(tmp_path, text, name="mine"):
+    path = tmp_path / f"{name}.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(known_suites()))
+def test_every_suite_is_valid_and_keeps_the_rules(name):
+    suite = load_suite(name)
+    whole = [p for p in suite.fe if p.part == "all"]
+    assert len(whole) >= 3, "reasonable FE protocols agree at tau 0.22-0.67 only: a suite needs three"
+    assert len(suite.ft) >= 2, "and two FT protocols"
+    targets = {target.name for target in suite.targets}
+    for protocol in suite.protocols:
+        assert set(protocol.targets or ()) <= targets
+
+
+def test_the_digest_covers_tracks_and_protocols_but_not_selectors(tmp_path):
+    suite = load_suite(write(tmp_path, MINIMAL))
+    assert suite.model_copy(update={"selectors": ("logme",), "note": "n"}).digest == suite.digest
+    assert suite.model_copy(update={"seed": 1}).digest != suite.digest
+
+
+def test_a_misspelt_key_names_the_key_and_the_nearest_one(tmp_path):
+    with pytest.raises(InputError, match=r"unknown key 'targets.0.data.sise', did you mean 'size'"):
+        load_suite(write(tmp_path, MINIMAL + "sise = 3\n"))
+
+
+def test_an_unknown_suite_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'demo'"):
+        load_suite("demoo")
+
+
+def test_a_suite_file_that_is_no_toml_and_one_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_suite(write(tmp_path, "title = "))
+    with pytest.raises(InputError, match="there is no suite file"):
+        load_suite(tmp_path / "absent.toml")
+
+
+def test_two_targets_of_one_name(tmp_path):
+    again = '[[targets]]\nname = "digits"\n[targets.data]\nname = "digits"\n'
+    with pytest.raises(InputError, match="two targets are called 'digits'"):
+        load_suite(write(tmp_path, MINIMAL + again))
+
+
+def test_a_source_needs_a_folder_or_all_of_training(tmp_path):
+    with pytest.raises(InputError, match="needs either checkpoints, or data, training and epochs"):
+        load_suite(write(tmp_path, MINIMAL.replace('checkpoints = "x"', "")))
+
+
+def test_methods_and_rates_multiply_out(tmp_path):
+    grid = (
+        '[[ft]]\nname = "ft"\nepochs = 1\nmethods = ["l2", "l2-sp+bss", "tsvd4"]\nrates = [0.15, 1.0]\n'
+        "[ft.training]\nlr = 0.1\n"
+    )
+    suite = load_suite(write(tmp_path, MINIMAL + grid))
+    assert [(p.method, p.rate) for p in suite.ft] == [
+        ("l2", 0.15), ("l2", 1.0), ("l2-sp+bss", 0.15), ("l2-sp+bss", 1.0), ("tsvd4", 0.15), ("tsvd4", 1.0),
+    ]  # fmt: skip
+    assert suite.ft[2].bss == 0.001
+    assert suite.ft[4].tsvd_r == 4
+    with pytest.raises(InputError, match="penalty"):
+        load_suite(write(tmp_path, MINIMAL + grid.replace("l2-sp+bss", "l3")))
+
+
+def test_methods_table_has_mean_and_deviation_over_seeds(tmp_path):
+    training = Training(lr=0.1)
+    protocols = tuple(
+        FT(name=f"{bss}-{rate}", training=training, epochs=1, bss=bss, rate=rate)
+        for bss in (0.0, 0.001)
+        for rate in (0.15, 1.0)
+    )
+    suite = Suite.model_validate(
+        {**load_suite(write(tmp_path, MINIMAL)).model_dump(), "ft": [p.model_dump() for p in protocols]}
+    )
+    (tmp_path / "suite.json").write_text(suite.model_dump_json())
+    rows = ["source,target,protocol,kind,epoch,seed,accuracy,status"]
+    for number, protocol in enumerate(protocols):
+        for epoch in (0, 2):
+            for seed, accuracy in enumerate((0.5, 0.6)):
+                rows.append(f"s,digits,{protocol.name},ft,{epoch},{seed},{accuracy + 0.1 * number},ok")
+    rows.append(f"s,digits,{protocols[0].name},ft,2,2,,failed")
+    (tmp_path / "truth.csv").write_text("\n".join(rows))
+    table = methods_table(tmp_path)
+    assert table["method"].tolist() == ["l2", "l2+bss"]
+    assert table.loc[0, "15 %"] == "55.00±7.07"
+    assert table.loc[1, "100 %"] == "85.00±7.07"
+    with pytest.raises(InputError, match="epoch 7"):
+        methods_table(tmp_path, epoch=7)
+    assert json.loads(table.to_json(orient="records"))[0]["target"] == "digits"
