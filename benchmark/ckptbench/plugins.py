@@ -60,8 +60,9 @@ class PluginSpec:
             return "ckptbench"
         return self.where if self.where.startswith("entry:") else Path(self.where).name
 
-    @cached_property
+    @property
     def plugin(self) -> type:
+        """The class. Not kept in the spec, which crosses process boundaries: its module stays in memory."""
         found: type = _find_class(self.kind, self.where, self.name)
         return found
 
