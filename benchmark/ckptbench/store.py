@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -107,37 +106,22 @@ class Store:
 
     # Heads: W (C_s x D) and b (C_s) of the source classifier; logits are W f + b, so not stored.
 
-    def _head_path(self, key: dict[str, Any]) -> Path:
-        """The head that belongs to features: of the same weights and layer, whatever the examples."""
-        name = digest([key.get(part) for part in ("weights", "architecture", "layer", "extractor")])
-        return self.root / "heads" / f"{name}.npz"
-
     def write_head(self, key: dict[str, Any], head: tuple[Array, Array] | None) -> None:
         """Store (W, b) under the key of any features of this checkpoint; None for a bare backbone."""
-        weight, bias = head or (np.empty((0, 0)), np.empty(0))
-        with atomic(self._head_path(key)) as file:
-            np.savez(file, weight=weight, bias=bias)
+        matrix = np.empty((0, 0)) if head is None else np.column_stack(head)
+        self.write_features(_head_key(key), [matrix], matrix.shape, np.float32, 0.0)
 
     def read_head(self, key: dict[str, Any]) -> tuple[Float, Float] | None:
         """(W, b) in float64; None for a checkpoint without a head, or where nothing whole is stored."""
-        arrays = self._load_head(key)
-        return None if arrays is None or not arrays[0].size else arrays
+        matrix = self.read_features(_head_key(key))
+        if matrix is None or not matrix.size:
+            return None
+        weight = np.array(matrix, dtype=np.float64)
+        return weight[:, :-1], weight[:, -1]
 
     def has_head(self, key: dict[str, Any]) -> bool:
         """Whether it is stored what head the checkpoint has, or that it has none."""
-        return self._load_head(key) is not None
-
-    def _load_head(self, key: dict[str, Any]) -> tuple[Float, Float] | None:
-        path = self._head_path(key)
-        try:
-            # The members of the archive have checksums, which reading them verifies.
-            with np.load(path, allow_pickle=False) as arrays:
-                return arrays["weight"].astype(np.float64), arrays["bias"].astype(np.float64)
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-            self.report(path, error)
-            return None
+        return self.read_features(_head_key(key)) is not None
 
     # Cells: one JSON per number.
 
@@ -188,6 +172,14 @@ class Store:
                 finally:
                     path.unlink(missing_ok=True)
                 return
+
+
+def _head_key(key: dict[str, Any]) -> dict[str, Any]:
+    """Of the head that belongs to some features: of the same weights and layer, whatever the examples."""
+    return {
+        "what": "head/1",
+        **{part: key[part] for part in ("weights", "architecture", "layer", "extractor")},
+    }
 
 
 def make_folder(path: Path) -> None:
