@@ -1,0 +1,318 @@
+"""Checkpoints of others: found, ordered, loaded without unpickling, fitted, or refused in a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from ckptbench.checkpoints import (
+    Architecture,
+    epoch_of,
+    find_architecture,
+    load_weights,
+    read_run,
+    split_spec,
+)
+from ckptbench.plugins import load_plugins
+from ckptbench.types import InputError
+
+ARCH = "smallcnn:width=4"
+
+
+def architecture(spec: str = ARCH, layer: str | None = None) -> Architecture:
+    return find_architecture(spec, load_plugins("extractor"), layer)
+
+
+def weights(classes: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return architecture().build(classes).state_dict()
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+# What is read.
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"lr": 0.1}},
+        lambda state: {"model": state},
+        lambda state: {"model_state_dict": state},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}, "best": 0.9},
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+def test_bare_and_wrapped_files_are_read(tmp_path: Path, wrap, suffix: str) -> None:
+    state = weights()
+    torch.save(wrap(state), tmp_path / f"a{suffix}")
+    assert_equal(load_weights(tmp_path / f"a{suffix}"), state)
+    torch.save(wrap(state), tmp_path / f"b{suffix}", _use_new_zipfile_serialization=False)
+    assert_equal(load_weights(tmp_path / f"b{suffix}"), state)
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    state = weights()
+    safetensors.torch.save_file(
+        {f"module.{key}": value for key, value in state.items()}, tmp_path / "a.safetensors"
+    )
+    assert_equal(load_weights(tmp_path / "a.safetensors"), state)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(BOMBED),)
+
+
+BOMBED = Path("/nowhere")
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))])
+def test_a_malicious_pickle_is_refused_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save
+) -> None:
+    monkeypatch.setitem(globals(), "BOMBED", tmp_path / "bombed")
+    for content in (Bomb(), {"state_dict": weights(), "more": Bomb()}):
+        save(content, tmp_path / "evil.pt")
+        with pytest.raises(InputError, match=r"evil\.pt (holds Python objects|is damaged)"):
+            load_weights(tmp_path / "evil.pt")
+        assert not (tmp_path / "bombed").exists()
+    pickle.loads(pickle.dumps(Bomb()))
+    assert (tmp_path / "bombed").exists()  # the bomb was live
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        (argparse.Namespace(lr=0.1), r"argparse\.Namespace"),
+        (np.float64(0.9), r"numpy.*scalar"),
+        (nn.Linear(2, 2), r"torch\.nn\S+Linear"),
+    ],
+)
+def test_other_objects_are_named_and_not_unpickled(tmp_path: Path, extra: object, named: str) -> None:
+    torch.save({"state_dict": weights(), "extra": extra}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=rf"besides tensors \({named}.*save its state_dict alone"):
+        load_weights(tmp_path / "a.pt")
+
+
+def test_what_is_no_state_dict_is_refused(tmp_path: Path) -> None:
+    for content, sentence in (
+        ({}, "holds no tensors by name"),
+        ({"epoch": 3, "state_dict": {"lr": 0.1}}, "holds no tensors by name"),
+        ([torch.ones(2)], "holds a list, not a state dict"),
+        (torch.ones(2), "holds a Tensor, not a state dict"),
+    ):
+        torch.save(content, tmp_path / "a.pt")
+        with pytest.raises(InputError, match=sentence):
+            load_weights(tmp_path / "a.pt")
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        load_weights(tmp_path / "b.pt")
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        load_weights(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_damaged_files_are_one_sentence(tmp_path: Path, kind: str) -> None:
+    """Cut anywhere, or with bytes changed anywhere: read, or refused by name, and never anything else."""
+    state = {"w": torch.arange(40.0), "b": torch.ones(3)}
+    path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pt")
+    if kind == "safetensors":
+        safetensors.torch.save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    sentences = []
+    for number in range(120):
+        content = bytearray(whole)
+        if number % 2:
+            content = content[: rng.integers(len(whole))]
+        else:
+            for position in rng.integers(len(whole), size=rng.integers(1, 20)):
+                content[position] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            load_weights(path)
+        except InputError as error:
+            sentences.append(str(error))
+    assert len(sentences) >= 60  # whatever is cut
+    assert all(str(path) in sentence and "\n" not in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, I am a text", b"\x89PNG" + bytes(range(256)), b"PK\x03\x04"]
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_foreign_files_are_one_sentence(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint .*a\.\w+ is damaged or no checkpoint"):
+        load_weights(path)
+
+
+# What fits.
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 1000])
+def test_a_head_of_any_size_fits(tmp_path: Path, classes: int) -> None:
+    torch.save(weights(classes), tmp_path / "a.pt")
+    model, has_head = architecture().load(tmp_path / "a.pt")
+    assert has_head
+    assert not model.training
+    assert_equal(dict(model.state_dict()), weights(classes))
+
+
+def test_a_backbone_without_a_head_fits(tmp_path: Path) -> None:
+    state = weights()
+    head = architecture().head_name(architecture().build(2))
+    torch.save({key: value for key, value in state.items() if not key.startswith(head)}, tmp_path / "a.pt")
+    model, has_head = architecture().load(tmp_path / "a.pt")
+    assert not has_head
+    assert torch.equal(model.state_dict()["0.weight"], state["0.weight"])
+
+
+def test_old_files_without_batch_counters_fit(tmp_path: Path) -> None:
+    state = weights()
+    counters = [key for key in state if key.endswith("num_batches_tracked")]
+    assert counters
+    torch.save({key: value for key, value in state.items() if key not in counters}, tmp_path / "a.pt")
+    assert architecture().load(tmp_path / "a.pt")[1]
+
+
+def test_half_precision_weights_fit(tmp_path: Path) -> None:
+    torch.save({key: value.half() for key, value in weights().items()}, tmp_path / "a.pt")
+    model, _ = architecture().load(tmp_path / "a.pt")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "regnet_y_400mf"])
+def test_odd_families_fit(tmp_path: Path, name: str) -> None:
+    """One has no linear layer, the other cannot be built without values."""
+    chosen = architecture(name, layer="classifier.1" if name.startswith("squeeze") else None)
+    torch.save(chosen.build(7).state_dict(), tmp_path / "a.pt")
+    model, has_head = chosen.load(tmp_path / "a.pt")
+    assert has_head
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+
+
+def test_another_architecture_is_refused_with_a_handful_of_keys_and_shapes(tmp_path: Path) -> None:
+    torch.save(weights(), tmp_path / "a.pt")
+    with pytest.raises(
+        InputError, match=r"is not a resnet18: missing .* and \d+ more; not in resnet18: "
+    ) as caught:
+        architecture("resnet18").load(tmp_path / "a.pt")
+    assert len(str(caught.value)) < len(str(tmp_path)) + 400
+    torch.save(architecture("smallcnn:width=5").build(3).state_dict(), tmp_path / "b.pt")
+    with pytest.raises(InputError) as caught:
+        architecture().load(tmp_path / "b.pt")
+    message = str(caught.value)
+    assert "shapes differ: 0.weight is (5, 3, 3, 3), should be (4, 3, 3, 3)" in message
+    assert message.count("should be") == 4
+    assert "missing" not in message
+    partly = {key: value for key, value in weights().items() if key != "0.weight"}
+    torch.save(partly, tmp_path / "c.pt")
+    with pytest.raises(InputError, match=r"is not a smallcnn:width=4: missing 0\.weight$"):
+        architecture().load(tmp_path / "c.pt")
+
+
+# Names.
+
+
+def test_architectures_are_found_by_name_and_option() -> None:
+    assert split_spec("resnet18:stem=small,width=4") == ("resnet18", {"stem": "small", "width": 4})
+    assert architecture("resnet18:stem=small").build(2).conv1.kernel_size == (3, 3)
+    for spec, sentence in (
+        ("resnet81", r"no architecture is called 'resnet81': did you mean 'resnet18'\?"),
+        ("resnet18:stem", "option 'stem' of 'resnet18:stem' should read name=value"),
+        ("smallcnn:depth=3", "architecture 'smallcnn:depth=3': .*depth"),
+        ("resnet18:stem=tiny", "stem='tiny' is not known"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            architecture(spec).build(2)
+
+
+def test_a_layer_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"resnet18 has no layer 'fcc': did you mean 'fc'\?"):
+        architecture("resnet18", "fcc").head_name(architecture("resnet18").build(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch"),
+    [
+        ("epoch-003.pt", 3),
+        ("resnet18_epoch12_acc76.pt", 12),
+        ("checkpoint_0007.pth", 7),
+        ("ep=5-step=100.ckpt", 5),
+        ("Epoch_90.pth.tar", 90),
+        ("best.pt", None),
+    ],
+)
+def test_the_epoch_comes_from_the_name(name: str, epoch: int | None) -> None:
+    assert epoch_of(Path(name)) == epoch
+
+
+def test_a_folder_is_a_trajectory_in_epoch_order(tmp_path: Path) -> None:
+    for epoch in (10, 2, 0):
+        torch.save(weights(seed=epoch), tmp_path / f"epoch{epoch}.pt")
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "epoch7.pt").mkdir()
+    (tmp_path / "resume-002.safetensors").write_text("")
+    run = read_run(tmp_path, ARCH)
+    assert [c.epoch for c in run] == [0, 2, 10]
+    assert {c.run for c in run} == {tmp_path.name}
+    assert len({c.digest for c in run}) == 3
+    assert [c.source_accuracy for c in run] == [None] * 3
+    assert [c.epoch for c in read_run(tmp_path / "epoch2.pt", ARCH)] == [2]
+
+
+def test_files_without_epochs_are_taken_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b.pt", "a.pt"):
+        torch.save(weights(), tmp_path / name)
+    assert [(c.epoch, c.path.name) for c in read_run(tmp_path, ARCH)] == [(0, "a.pt"), (1, "b.pt")]
+
+
+def test_folders_that_are_no_trajectory_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder of checkpoints"):
+        read_run(tmp_path / "nowhere", ARCH)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(InputError, match="holds no checkpoint: files should end in"):
+        read_run(tmp_path, ARCH)
+    for name in ("epoch3.pt", "epoch03.pth"):
+        torch.save(weights(), tmp_path / name)
+    with pytest.raises(InputError, match=r"epoch03\.pth and epoch3\.pt in .* are both of epoch 3"):
+        read_run(tmp_path, ARCH)
+    (tmp_path / "epoch03.pth").rename(tmp_path / "best.pth")
+    with pytest.raises(InputError, match=r"best\.pth has no epoch in its name"):
+        read_run(tmp_path, ARCH)
+
+
+def test_a_run_of_ours_knows_its_accuracies_and_its_bytes(tmp_path: Path) -> None:
+    torch.save(weights(), tmp_path / "epoch-000.pt")
+    (plain,) = read_run(tmp_path, ARCH)
+    row = {"epoch": 0, "file": "epoch-000.pt", "digest": plain.digest, "source_accuracy": 0.5}
+    record = tmp_path / "run.json"
+    record.write_text(json.dumps({"checkpoints": [row]}))
+    assert read_run(tmp_path, ARCH)[0].source_accuracy == 0.5
+    torch.save(weights(seed=1), tmp_path / "epoch-000.pt")
+    with pytest.raises(
+        InputError, match=r"epoch-000\.pt is damaged: its bytes are not those that .*run\.json"
+    ):
+        read_run(tmp_path, ARCH)
+    record.write_text("{")
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
+        read_run(tmp_path, ARCH)
