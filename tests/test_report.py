@@ -1,0 +1,477 @@
+"""The report: what the page says against the tables it was made from, and how it is written."""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_results import edit, write_results
+
+from ckptbench import figures, report
+from ckptbench.figures import Curve, Figure, Interval, Map, Panel
+from ckptbench.suites import FE, FT, Data, Source, Suite, TargetSpec, Training
+from ckptbench.types import InputError
+
+NASTY = "<script>alert('$x_1$')</script>"
+PROTOCOLS = (
+    ("fe-tuned", "fe"), ("fe-raw", "fe"), ("fe-main", "fe"), ("fe-residual", "fe"), ("ft-10", "ft"),
+)  # fmt: skip
+
+
+def write_suite(folder: Path) -> None:
+    training = Training(lr=0.01)
+    suite = Suite(
+        name="fake",
+        title="Runs & targets <made up>",
+        note="Simulated: believe nothing.",
+        sources=(Source(name="run0", architecture="resnet18", checkpoints="x"),),
+        targets=(TargetSpec(name="target0", data=Data(name="digits")),),
+        fe=(FE(name="fe-tuned"), FE(name="fe-raw", scale="raw", penalty=0.1),
+            FE(name="fe-main", part="main"), FE(name="fe-residual", part="residual")),
+        ft=(FT(name="ft-10", epochs=10, training=training),),
+    )  # fmt: skip
+    (folder / "suite.json").write_text(suite.model_dump_json())
+
+
+def features(source: str, target: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """40 rows in two dimensions that matter and four that do not; a class for each half."""
+    rng = np.random.default_rng(epoch)
+    labels = np.arange(40) % 2
+    return np.hstack([4.0 * np.eye(2)[labels], np.zeros((40, 4))]) + 0.1 * rng.normal(size=(40, 6)), labels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of one source run and two targets; one score constant, one with a nasty name, one random."""
+    selectors = {
+        "logme": 0.3,
+        "logme:scale=std": 0.5,
+        "ridge-loo": 0.1,
+        "random-gmm": 1.0,
+        NASTY: 0.2,
+        "nil": 1.0,
+    }
+    made = write_results(
+        tmp_path_factory.mktemp("results") / "fake", targets=2, protocols=PROTOCOLS, selectors=selectors
+    )
+    edit(made, "scores", lambda t: t.assign(score=t["score"].where(t["selector"] != "nil", 0.5)))
+    write_suite(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> report.Study:
+    return report.Study(report.read_suite(folder), report.load_results(folder))
+
+
+class Page(HTMLParser):
+    """Every element's tag and attributes, and the text outside script and style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._hidden = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._hidden += tag in {"script", "style"}
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in {"script", "style"}
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page(report.write_report(folder, features).read_text())
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One target, one protocol, one seed, no source accuracy, a score that took no time; features of another
+    suite and a figure of long ago lie about. The page is written in a process of its own."""
+    made = write_results(
+        tmp_path_factory.mktemp("few") / "few", targets=1, epochs=4, protocols=PROTOCOLS[:1], seeds=1,
+        selectors={"logme": 0.3},
+    )  # fmt: skip
+    edit(made, "checkpoints", lambda t: t.assign(source_accuracy=""))
+    edit(made, "scores", lambda t: t.assign(seconds=0.0))
+    write_suite(made)
+    other = report.spectra_table([("run0", "target0", 0, np.eye(3))]).assign(suite_digest="another")
+    other.to_csv(made / "spectra.csv", index=False)
+    (made / "figures").mkdir()
+    (made / "figures" / "old.svg").write_text("")
+    code = (
+        "import sys; from ckptbench.report import write_report; "
+        f"write_report({str(made)!r}); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    return made
+
+
+# ---------------------------------------------------------------------------------------- the page
+
+
+def test_page_loads_nothing_from_outside(page: Page) -> None:
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("#", "data:")) or not value, (tag, name, value)
+        assert "url(http" not in (attributes.get("style") or "")
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+
+
+def test_ids_are_unique_and_references_resolve(page: Page) -> None:
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        for name, value in attributes.items():
+            if name in {"href", "xlink:href"} and (value or "").startswith("#"):
+                assert value[1:] in ids  # type: ignore[index]
+            for used in re.findall(r"url\(#([^)]+)\)", value or ""):
+                assert used in ids
+
+
+def test_every_figure_has_a_title_with_numbers_and_an_alternative_text(page: Page, folder: Path) -> None:
+    drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
+    names = {attributes["id"] for tag, attributes in page.tags if tag == "figure"}
+    unit = ("run0-target0", "run0-target1")
+    for kind in (
+        "truth",
+        "parts",
+        "tau-fe",
+        "tau-ft",
+        "scores-fe",
+        "scores-ft",
+        "protocols",
+        "spectra",
+        "tsne",
+    ):
+        assert {f"{kind}-{u}" for u in unit} <= names
+    assert {"cost-fe", "cost-ft", "alike"} <= names
+    assert len(drawings) == len(names) == len(list((folder / "figures").glob("*.svg")))
+    for attributes in drawings:
+        assert attributes["role"] == "img"
+        label = attributes["aria-label"] or ""
+        assert re.search(r"\d", label.split(".")[0] + label.split(".")[1])
+        assert len(label) > 60
+
+
+def test_a_nasty_name_stays_text(page: Page) -> None:
+    assert NASTY in page.words
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert "Runs & targets <made up>" in page.words
+
+
+def test_what_to_take_is_said_first_and_is_what_the_tables_say(page: Page, study: report.Study) -> None:
+    board = study.boards.boards["fe"]
+    best = board["selector"].iloc[0]
+    start = page.words[: page.words.index("Accuracy along the run", page.words.index("What to take") + 200)]
+    assert f"For a classifier on frozen features (FE), rank with {best}" in start
+    track = next(t for t in study.tracks if t.name == "run0/target1/fe-tuned")
+    scores = study.results.scores
+    cells = scores[(scores["target"] == "target1") & (scores["selector"] == best)]
+    means = cells.groupby("epoch")["score"].mean()
+    place = int(np.argmax(means.to_numpy()))
+    assert f"target1: take epoch {means.index[place]}" in start
+    assert f"{100 * track.truth[place].mean():.1f}" in start
+    assert f"The best is epoch {track.truth.mean(axis=1).argmax()}" in start
+    assert "2 pairs of source run and target are too few for a verdict (11 pairs are needed)" in start
+
+
+def test_boards_hold_every_row_and_the_baselines_apart(page: Page, study: report.Study) -> None:
+    for kind in ("fe", "ft"):
+        board, table = study.boards.boards[kind], study.board_table(kind)
+        assert [row[1].text for row in (*table.rows, *table.fixed)] == board["selector"].tolist()
+        assert [row[1].text for row in table.fixed] == [
+            "last-epoch", "source-accuracy", "chance", "oracle", "ceiling"
+        ]  # fmt: skip
+        assert [row[2].sort for row in table.rows] == pytest.approx(board["tau"][: len(table.rows)].tolist())
+        tracks = study.track_table(kind)
+        by_hand = [t for t in study.tracks if t.kind == kind]
+        assert len(tracks.columns) == 1 + len(by_hand)
+        assert tracks.rows[0][1].sort == study.figure(by_hand[0], board["selector"][0], "tau")
+    assert "constant on run0/target0, run0/target1" in page.words
+
+
+def test_missing_features_are_said_in_words(few: Path, page: Page) -> None:
+    words = Page((few / "report.html").read_text()).words
+    assert "Not shown: this results folder has no spectra.csv and embedding.csv." in words
+    assert "Not shown" not in page.words
+
+
+def test_a_report_of_little_is_written_without_torch(few: Path) -> None:
+    names = {path.stem for path in (few / "figures").glob("*.svg")}
+    assert names == {"truth-run0-target0", "tau-fe-run0-target0", "scores-fe-run0-target0"}
+    words = Page((few / "report.html").read_text()).words
+    assert "rank with logme" in words
+    assert "perfect knowledge would have" not in words
+    assert "To fine-tune" not in words
+
+
+def test_citations_come_from_the_plugins(study: report.Study) -> None:
+    table = study.citations()
+    cited = {row[0].text: row[1].text for row in table.rows}
+    assert cited["logme"].startswith("You et al. 2021")
+    assert next(paper for names, paper in cited.items() if NASTY in names) == "no paper is named (built in)"
+
+
+def test_report_needs_its_suite_and_a_track(tmp_path: Path) -> None:
+    made = write_results(tmp_path / "fake", targets=1, epochs=2, protocols=(("fe-tuned", "fe"),))
+    with pytest.raises(InputError, match=r"lacks suite\.json"):
+        report.write_report(made)
+    write_suite(made)
+    with pytest.raises(InputError, match="no track of suite fake can be judged yet"):
+        report.write_report(made)
+    (made / "suite.json").write_text('{"name": "x"}')
+    with pytest.raises(InputError, match=r"suite\.json: title: Field required"):
+        report.write_report(made)
+
+
+def test_a_damaged_table_of_features_is_named(few: Path, study: report.Study, tmp_path: Path) -> None:
+    (tmp_path / "spectra.csv").write_text("epoch,sigma\n1,2\n")
+    with pytest.raises(InputError, match=r"spectra\.csv cannot be read: Usecols"):
+        study.feature_table(tmp_path, "spectra")
+    assert study.feature_table(few, "spectra") is None
+
+
+# ------------------------------------------------------------------------------------- the drawings
+
+
+def curve(label: str = "fe-tuned", *values: float) -> Curve:
+    mean = np.array(values or (0.5, 0.8, 0.7, 0.6))
+    return Curve(label, np.arange(len(mean)) * 5, mean, np.full(len(mean), 0.01))
+
+
+def drawings() -> list[Figure]:
+    """One of each kind, from numbers with known findings."""
+    rng = np.random.default_rng(0)
+    names = ["a", "b:scale=std", "c", "last-epoch", "source-accuracy"]
+    taus = np.array([[1, 0.5, -0.2, 0, 0], [0.5, 1, 0.1, 0, 0], [-0.2, 0.1, 1, 0, 0]])
+    taus = np.vstack([taus, np.zeros((2, 5))])
+    nan = float("nan")
+    intervals = {name: [Interval(0.1 * i, 0.1 * i - 0.1, nan)] for i, name in enumerate(names)}
+    return [
+        figures.truth("truth", "m", {"fe": [curve()], "ft": [curve("ft", 0.5, 0.6)]}, curve("source")),
+        figures.parts("parts", "m", curve("F_m", 0.9, 0.8), curve("F_r", 0.2, 0.35), None),
+        figures.scatter(
+            "scatter", "m", curve(),
+            [Panel("a", np.array([1.0, 4, 3, 2]), 1.0), Panel("b", np.array([nan] * 4), 0.0)], "",
+        ),
+        figures.forest("forest", "m", "FE", ["p"], intervals, [0.9], 2, ""),
+        figures.protocols(
+            "protocols", "m", ["fe", "fe", "ft"], ["p", "q", "r"], taus[:3, :3], {"a": taus[0, :3]}, ""
+        ),
+        figures.alike("alike", "m", names, taus, 2, ""),
+        figures.cost(
+            "cost", "m", "FE", ["cheap", "bad", "dear"], np.array([0.01, 0.1, 10.0]),
+            np.array([2.0, 3.0, -0.2]), {"last-epoch": 4.0}, {"extraction": 1.0, "FE truth": 300.0}, "",
+        ),
+        figures.spectra("spectra", "m", {0: (np.arange(1, 5), np.array([8.0, 4, 2, 0.0]))}, ""),
+        figures.embedding("map", "m", [Map("epoch 5", rng.normal(size=(30, 2)), np.arange(30) % 3)], ""),
+        figures.score_curves("curves", np.arange(3), {"a": np.array([0.1, 0.3, 0.2])}, 1, "a is highest."),
+    ]  # fmt: skip
+
+
+FINDINGS = {
+    "truth": "m: FE is best at epoch 5 (80.0 %), 20.0 points above the last; FT is best at epoch 5 (60.0 %), "
+    "the last.",
+    "parts": "m: the main part F_m falls 10.0 points from epoch 0 to 5, the residual F_r rises 15.0 points "
+    "from epoch 0 to 5.",
+    "scatter": "m: of these scores a follows the truth best (τ 1.00), b least (τ 0.00).",
+    "forest": "m, FE: a reaches τ 0.00; last-epoch 0.30, source-accuracy 0.40, perfect knowledge 0.90.",
+    "protocols": "m: between protocols, FE τ 0.50, FE with FT τ −0.20 to 0.10.",
+    "alike": "m: a and b (std) (τ 0.50) rank the checkpoints most alike, a and c (τ −0.20) least.",
+    "cost": "m, FE: dear loses least, nothing (−0.2 points) of accuracy, at 10.0 s a checkpoint; the "
+    "cheapest, cheap, 2.0 points at 10 ms; extraction costs 1.0 s; FE truth costs 5 min.",
+    "spectra": "m: the middle singular value is 25 % of the largest at epoch 0 and 25 % at epoch 0.",
+}
+
+
+def test_titles_say_the_finding_in_numbers() -> None:
+    titles = {figure.name: figure.title.replace("\u00a0", " ") for figure in drawings()}
+    assert {name: titles[name] for name in FINDINGS} == FINDINGS
+
+
+def test_protocols_on_parts_of_the_features_stay_out_of_the_title_unless_alone() -> None:
+    taus = np.array([[1, 0.5, 0.9], [0.5, 1, np.nan], [0.9, np.nan, 1]])
+    title = figures.protocols("x", "m", ["fe", "fe", ""], ["p", "q", "main"], taus, {}, "").title
+    assert title == "m: between protocols, FE τ\u00a00.50."
+    title = figures.protocols("x", "m", ["fe", "", ""], ["p", "main", "rest"], taus, {}, "").title
+    assert title == "m: between protocols, parts of the features τ\u00a00.50 to 0.90."
+
+
+def test_drawings_are_the_same_bytes_every_time_whatever_the_users_style() -> None:
+    import matplotlib as mpl
+
+    first = [figure.file() for figure in drawings()]
+    with mpl.rc_context({"font.size": 20, "axes.grid": False, "text.usetex": True, "svg.fonttype": "path"}):
+        assert [figure.file() for figure in drawings()] == first
+
+
+def test_drawings_are_well_formed_follow_the_ground_and_carry_no_date() -> None:
+    for figure in drawings():
+        for text in (figure.svg, figure.file()):
+            root = ElementTree.fromstring(text)
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert "currentColor" in text
+            assert "#000000" not in text
+            assert not re.search(r"<metadata|\b20\d\d-\d\d-\d\d", text)
+        assert "<style" not in figure.svg  # which would reach the page around it
+        words = "".join(root.itertext())
+        assert all(word in words for word in figure.title.split())
+
+
+def test_blue_and_orange_of_the_data_are_told_from_either_ground() -> None:
+    """At least 2:1 for marks, 3:1 for those of the first three series (WCAG's ratio)."""
+
+    def luminance(colour: str) -> float:
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+    for ground in ("#ffffff", "#15181c"):
+        for place, colour in enumerate(figures.COLOURS):
+            dark, light = sorted((luminance(colour), luminance(ground)))
+            assert (light + 0.05) / (dark + 0.05) >= (3 if place < 3 else 2), (colour, ground)
+
+
+def test_text_of_a_drawing_is_escaped_and_dollars_are_no_mathematics() -> None:
+    figure = figures.scatter("x", NASTY, curve(), [Panel("$a_1$ & <b>", np.arange(4.0), 0.3)], "")
+    text = figure.file()
+    words = "".join(ElementTree.fromstring(text).itertext())
+    assert "$a_1$ & <b>" in words
+    assert NASTY in words
+    assert "<script>" not in text
+
+
+def test_neighbours_of_a_map_against_a_slow_count() -> None:
+    rng = np.random.default_rng(1)
+    places, labels = rng.normal(size=(50, 2)), rng.integers(3, size=50)
+    distance = np.linalg.norm(places[:, None] - places[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    slow = np.mean([labels[row.argmin()] == labels[i] for i, row in enumerate(distance)])
+    assert Map("", places, labels).neighbours() == slow
+    assert Map("", np.zeros((4, 2)), np.array([0, 0, 0, 0])).neighbours() == 1.0
+
+
+def test_numbers_as_words() -> None:
+    assert figures.tau_text(-0.4449) == "−0.44"
+    assert figures.tau_text(-0.001) == "0.00"
+    assert figures.tau_text(float("nan")) == "none"
+    assert figures.loss(-0.31) == "nothing (−0.3 points)"
+    assert figures.loss(1.26) == "1.3 points"
+
+
+# ------------------------------------------------------------------------- small tables of features
+
+
+def test_spectra_table_holds_the_singular_values_thinned() -> None:
+    rng = np.random.default_rng(0)
+    matrices = {epoch: rng.normal(size=(30, 20)).astype(np.float16) for epoch in range(30)}
+    table = report.spectra_table(("s", "t", epoch, matrix) for epoch, matrix in matrices.items())
+    assert table.columns.tolist() == ["source", "target", "epoch", "index", "sigma"]
+    epochs = table["epoch"].unique()
+    assert len(epochs) == 12
+    assert {0, 29} <= set(epochs)
+    for epoch, rows in table.groupby("epoch"):
+        gram = matrices[int(epoch)].astype(np.float64)
+        slow = np.sqrt(np.linalg.eigvalsh(gram.T @ gram)[::-1])
+        np.testing.assert_allclose(rows["sigma"], slow[rows["index"] - 1], rtol=1e-9)
+    wide = report.spectra_table([("s", "t", 0, rng.normal(size=(300, 250)))])
+    assert len(wide) == 200
+    assert wide["index"].iloc[[0, -1]].tolist() == [1, 250]
+    assert report.spectra_table([]).empty
+
+
+def test_at_most_a_thousand_examples_the_same_for_every_checkpoint() -> None:
+    rng = np.random.default_rng(0)
+    tall = rng.normal(size=(1500, 2))
+    table = report.spectra_table([("s", "t", 0, tall), ("s", "t", 1, tall)])
+    first, second = (rows["sigma"].to_numpy() for _, rows in table.groupby("epoch"))
+    np.testing.assert_array_equal(first, second)
+    assert first.sum() ** 2 == pytest.approx(1000 * 4, rel=0.2)  # of 1,000 rows of two unit variances
+
+
+def test_embedding_table_keeps_classes_apart_and_is_repeatable() -> None:
+    made = [("s", "t", epoch, *features("s", "t", epoch)) for epoch in (3, 9)]
+    table = report.embedding_table(made)
+    assert table.columns.tolist() == ["source", "target", "epoch", "x", "y", "label"]
+    assert table.groupby("epoch").size().to_dict() == {3: 40, 9: 40}
+    for _, rows in table.groupby("epoch"):
+        assert Map("", rows[["x", "y"]].to_numpy(), rows["label"].to_numpy()).neighbours() == 1.0
+    pd.testing.assert_frame_equal(table, report.embedding_table(made))
+
+
+# --------------------------------------------------------------------------------------- rank
+
+
+@pytest.fixture
+def ranking() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "rank": [1, 2, 3], "epoch": [10, 5, 0], "checkpoint": ["<b>10.pt", "5.pt", "0.pt"],
+            "source_accuracy": [0.7, 0.5, np.nan], "logme": [0.9, 0.4, -0.1], "knn": [0.5, 0.6, 0.2],
+            "first": [0.85, 0.15, 0.0],
+        }
+    )  # fmt: skip
+
+
+def test_rank_page_says_the_pick_how_sure_and_draws(tmp_path: Path, ranking: pd.DataFrame) -> None:
+    spectra = report.spectra_table(("s", "t", epoch, features("s", "t", epoch)[0]) for epoch in (0, 5, 10))
+    path = tmp_path / "rank.html"
+    report.write_rank_page(path, ranking, {"How sure": "It stayed first in 17 of 20 resamples."}, spectra)
+    page = Page(path.read_text())
+    assert "Take epoch 10" in page.words
+    assert "<b>10.pt is first by logme." in page.words
+    assert "How sure It stayed first in 17 of 20 resamples." in page.words
+    assert sum(tag == "svg" for tag, _ in page.tags) == 2
+    label = next(attributes["aria-label"] for tag, attributes in page.tags if tag == "svg") or ""
+    assert "logme is highest at epoch 10, of 3 checkpoints." in label
+    assert "knn is highest at epoch 5." in label
+    report.write_rank_page(path, ranking.drop(columns=["first", "source_accuracy"]), {})
+    assert "first in resamples" not in path.read_text()
+    assert html.escape("<b>10.pt") in path.read_text()
+
+
+def test_terminal_chart_fits_and_marks_the_highest() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 13, 47, 48, 49, 300):
+        values = rng.normal(size=count)
+        lines = report.terminal_chart(np.arange(count) * 2, values).split("\n")
+        assert len(lines) <= 8
+        assert max(map(len, lines)) <= 60
+        if count > 1:
+            assert lines[-1].strip() == f"▲ epoch {2 * values.argmax()}"
+            assert f"{values.max():.4g}" in lines[0]
+
+
+def test_terminal_chart_heights_follow_the_values() -> None:
+    lines = report.terminal_chart(range(48), np.arange(48.0)).split("\n")[:6]
+    bars = [line[11:].ljust(48) for line in lines]
+    heights = [sum(report.BLOCKS.index(bar[column]) for bar in bars) for column in range(48)]
+    assert heights == list(range(1, 49))
+
+
+def test_terminal_chart_of_gaps_and_of_equal_scores() -> None:
+    gap = report.terminal_chart([0, 1, 2], [0.1, np.nan, 0.9]).split("\n")
+    assert all(line[11 + 16 : 11 + 32].strip() == "" for line in gap[:6])
+    assert report.terminal_chart([0, 1], [0.5, 0.5]).endswith("all scores are equal")
+    assert report.terminal_chart([0, 1], [np.nan, np.inf]) == "no score is finite: nothing to draw"
