@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.special import softmax
+from threadpoolctl import threadpool_limits
 
 from ckptbench.agreement import ALWAYS
 from ckptbench.plugins import NEEDS, PluginSpec, selectors_of
@@ -76,7 +77,8 @@ def check(spec: PluginSpec) -> list[Finding]:
         "direction": _direction,
         "cost": _cost,
     }
-    return findings + [_find(name, test, spec) for name, test in tests.items()]
+    with threadpool_limits(1):  # as a worker has
+        return findings + [_find(name, test, spec) for name, test in tests.items()]
 
 
 Verdict = tuple[bool | None, str]
