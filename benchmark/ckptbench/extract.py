@@ -231,7 +231,7 @@ class _Rows:
 
     def finish(self, count: int) -> None:
         """All ``count`` rows are there: hand them to the store."""
-        dtype = np.float16 if self._largest <= np.finfo(np.float16).max else np.float32
+        dtype = np.float16 if self._largest <= float(np.finfo(np.float16).max) else np.float32
         self._file.seek(0)
         blocks = _blocks(self._file, BATCH * self._width)
         self._store.write_features(self._key, blocks, (count, self._width), dtype, self._seconds)
