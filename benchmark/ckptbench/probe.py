@@ -1,18 +1,20 @@
 """FE truth: how well a new softmax head on frozen features classifies the test split.
 
-``fe_truth`` runs one ``FE`` protocol of a suite on one checkpoint's features, a seed at a time: a seed
-is its own training set, standardised on its own rows and in its own eigenbasis, so that a seed alone
-gives exactly what it gives among others. ``fit_softmax`` finds the optimum of L2-penalised softmax
-regression for many heads (weights on the rows x penalty) at once.
+``fe_truth`` runs one ``FE`` protocol of a suite on one checkpoint's features, a seed at a time with all
+its penalties together: a seed is its own training set, standardised on its own rows, so that no
+eigenbasis serves two seeds, and a seed alone gives exactly what it gives among others. ``fit_softmax``
+finds the optimum of L2-penalised softmax regression for many heads (weights on the rows x penalty) at
+once.
 
 The solver. The features are rotated into the eigenbasis of their Gram matrix and every coordinate
 is scaled to unit energy (e_j before). There the data's curvature at the start is 1/C in every
 direction and the penalty's is lambda/e_j, so L-BFGS starts from 1/(v + lambda/e_j) with v = 1/C;
 as the head grows sure of its examples the data's curvature falls, and v follows it as the mean of
-p(1 - p) (on real features and small penalties this takes a fifth of the steps that a fixed v
-takes). Logits are linear in the step, so a line search costs no matrix product; heads that have
-converged are dropped. The way is gone in single precision first and then, from where that ended, in
-double precision: the gradient that says "converged" is always the double one.
+p(1 - p) (measured on a ResNet-18's features at penalties of 1e-5 and 1e-4: a quarter to two thirds
+fewer steps than with v = 1/C throughout). Logits are linear in the step, so a line search costs no
+matrix product; heads that have converged are dropped. The way is gone in single precision first and
+then, from where that ended, in double precision: the gradient that says "converged" is always the
+double one.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Heads(NamedTuple):
     gradient: Float
     """H: what the relative gradient was at the end; at most ``tol`` unless rounding stopped it"""
     iterations: NDArray[np.int64]
-    """H: matrix products with the features, both precisions together"""
+    """H: steps taken, in both precisions together"""
 
 
 def fit_softmax(
@@ -72,7 +74,7 @@ def fit_softmax(
     weights : N or H x N, not negative; a head does not see rows of weight 0. All 1 when absent
     tol : bound of the gradient's norm over its norm at W = 0. Ten times ``tol`` also bounds the same
         ratio in the solver's own metric, whose square is about the share of the objective still to be
-        gained: at a penalty of 1e-6 the plain norm alone let 3 % of all predictions go astray
+        gained: at a penalty of 1e-6 the plain norm alone changed 1 to 10 % of the predictions
 
     Raises
     ------
@@ -275,8 +277,8 @@ def _line_search(
 
     The objective is convex along the direction, with derivative at t
     ``sum_n w_n sum_c p_nc(t) change_nc + base + t curve`` and ``slope`` at 0: a safeguarded secant
-    iteration on that derivative alone, until it has halved, needs no objective values, whose
-    differences drown in rounding near the optimum.
+    iteration on that derivative alone, from the step 1 until it is below nine tenths (Wolfe's second
+    condition), needs no objective values, whose differences drown in rounding near the optimum.
     """
     t, low, low_slope = np.ones_like(slope), np.zeros_like(slope), slope.copy()
     high = np.full_like(slope, np.inf)
@@ -287,7 +289,7 @@ def _line_search(
         step = change[todo]
         p = P[todo] = _softmax(logits[todo] + at[:, None, None] * step)
         now = _dot(np.einsum("hcn,hcn->hn", p, step), w[todo]) + base[todo] + at * curve[todo]
-        far = np.abs(now) > 0.5 * np.abs(slope[todo])
+        far = np.abs(now) > 0.9 * np.abs(slope[todo])
         if attempt == 19 or not far.any():
             break
         todo, at, now = todo[far], at[far], now[far]
