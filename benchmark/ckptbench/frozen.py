@@ -168,7 +168,7 @@ class Frozen:
             tasks.append(PoolTask(tuple(files), pooled, self.manifest.repeats, unit.target))
         todo = [task for task in tasks if not store.has_all(task.cell_keys())]
         run_tasks(todo, lambda task, cells: None, workers or default_workers("cpu"))
-        rows = pd.DataFrame(score_rows(tasks, store))
+        rows = pd.DataFrame(score_rows(tasks, store)).astype({"score": float, "seconds": float})
         rows.insert(0, "suite_digest", self.manifest.suite_digest)
         return rows
 

@@ -1,0 +1,417 @@
+"""The frozen benchmark: what is written, what is refused, and that a new score is placed as it should be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_results import DIGEST, write_results
+from scipy.special import softmax
+from typer.testing import CliRunner
+
+from ckptbench import frozen
+from ckptbench.agreement import agreement_table, load_results
+from ckptbench.cli import app
+from ckptbench.conformance import made_up
+from ckptbench.executor import run_tasks
+from ckptbench.frozen import freeze, judge_selector, load_frozen
+from ckptbench.plugins import load_plugins
+from ckptbench.scoring import CandidateFiles, PoolTask, ScoreTask, score_rows
+from ckptbench.spectrum import Spectrum
+from ckptbench.store import Store
+from ckptbench.types import Checkpoint, InputError
+
+N, D, C, EPOCHS = 60, 12, 3, 7
+SELECTORS = ("logme", "ridge-loo:scale=std", "leep", "gram-transfer", "ncti", "bss", "last-epoch", "chance")
+MINE = '''"""A score of mine."""
+
+
+class Mine:
+    """The epoch, squared."""
+
+    name = "mine"
+    needs = ()
+
+    def score(self, candidate):
+        return float(candidate.checkpoint.epoch**2)
+'''
+
+
+def _key(weights, examples: str) -> dict[str, object]:
+    """What extraction keys features with."""
+    parts = {"architecture": "resnet18", "layer": None, "extractor": "0" * 16}
+    return {"weights": str(weights), **parts, "examples": examples}
+
+
+def _whole(seed: int, epoch: int):
+    return made_up(N, D, C, apart=0.1 + 0.1 * epoch, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """A suite of two targets as the stages leave it: a store with features, and tables beside it.
+
+    Stands in for pipeline.Bench, whose source run would take a minute to train.
+    """
+    root = tmp_path_factory.mktemp("bench")
+    store = Store(root / "store")
+    files: dict[str, list[CandidateFiles]] = {}
+    for t in range(2):
+        for epoch in range(EPOCHS):
+            whole, source = _whole(t, epoch), _whole(9, epoch).source
+            key, source_key = _key(epoch, f"target{t}"), _key(epoch, "source")
+            for where, array in ((key, whole.features), (source_key, source.features)):
+                store.write_features(where, [array], array.shape, np.float16, 0.1)
+            weight = np.random.default_rng(epoch).normal(size=(C + 2, D)).astype(np.float32)
+            store.write_head(key, (weight, np.arange(C + 2.0)))
+            checkpoint = Checkpoint("run0", epoch, "resnet18", f"{epoch:016x}", None, 0.1 + 0.1 * epoch)
+            files.setdefault(f"target{t}", []).append(
+                CandidateFiles(store.root, key, whole.labels, checkpoint, 7 + t, source_key, source.labels)
+            )
+    registry = load_plugins("selector")
+    made = SimpleNamespace(
+        store=store,
+        suite=SimpleNamespace(name="fake", digest=DIGEST, repeats=2),
+        specs=[registry[label] for label in SELECTORS],
+        options=SimpleNamespace(workers=1),
+        pairs=[(SimpleNamespace(name="run0"), target) for target in files],
+        candidates=lambda source, target: files[target],
+        results=root / "results" / "fake",
+    )
+    write_results(made.results, epochs=EPOCHS, examples=211, selectors={})
+    single = tuple(spec for spec in made.specs if not spec.pool)
+    pooled = tuple(spec for spec in made.specs if spec.pool)
+    tasks = [ScoreTask(file, single, 2, target) for target in files for file in files[target]]
+    tasks += [PoolTask(tuple(files[target]), pooled, 2, target) for target in files]
+    run_tasks(tasks, lambda task, cells: None)
+    rows = pd.DataFrame(score_rows(tasks, store))
+    rows.insert(0, "suite_digest", DIGEST)
+    rows.to_csv(made.results / "scores.csv", index=False)
+    suite = {"title": "A made-up suite", "note": "of no use"}
+    (made.results / "suite.json").write_text(json.dumps(suite))
+    return made
+
+
+@pytest.fixture(scope="module")
+def small(bench):
+    """A bundle of a part of the rows, in a results folder of its own."""
+    folder = bench.results.parent / "small"
+    shutil.copytree(bench.results, folder)
+    freeze(bench, folder, budget=20_000)
+    return folder
+
+
+@pytest.fixture
+def copy(small, tmp_path):
+    """A bundle to spoil."""
+    return Path(shutil.copytree(small, tmp_path / "results" / "small")) / "frozen"
+
+
+# ------------------------------------------------------------------------------------ what is in a bundle
+
+
+def test_a_budget_for_everything_changes_no_score(bench):
+    manifest = freeze(bench, bench.results, budget=10**6)
+    assert [(unit.rows, unit.examples) for unit in manifest.units] == [(N, N), (N, N)]
+    key = ["source", "target", "epoch", "selector", "repeat"]
+    folder = bench.results / "frozen"
+    whole, rows = (
+        pd.read_csv(path).set_index(key)["score"]
+        for path in (bench.results / "scores.csv", folder / "frozen-scores.csv")
+    )
+    assert len(whole) == len(rows) == 2 * EPOCHS * (len(SELECTORS) + 2)  # bss and chance twice
+    np.testing.assert_allclose(rows, whole.loc[rows.index], rtol=1e-12)
+    assert (pd.read_csv(folder / "frozen-effect.csv")["difference"] == 0).all()
+    assert "move tau by 0.000 on average over 6 scores and 6 tracks" in manifest.effect
+
+
+def test_a_small_budget_is_kept_and_rows_come_evenly_from_all_classes(small):
+    bundle = load_frozen(small / "frozen")
+    arrays = [np.load(path) for path in (small / "frozen").glob("*.npy")]
+    assert sum(array.nbytes for array in arrays if array.ndim > 1) <= 20_000
+    for unit in bundle.manifest.units:
+        labels = np.load(small / "frozen" / unit.arrays["labels"])
+        assert 6 < unit.rows == len(labels) < N
+        assert len(set(np.bincount(labels))) == 1
+    rows = np.load(small / "frozen" / "source-0-row_labels.npy")
+    assert np.bincount(rows).tolist() == [2] * (C + 2)  # a tenth of the budget, two a class at least
+
+
+def test_candidates_are_the_stored_ones_on_the_same_rows_at_every_epoch(bench, small):
+    bundle = load_frozen(small / "frozen")
+    for t, unit in enumerate(bundle.manifest.units):
+        chosen = None
+        for epoch, file in enumerate(bundle.candidates(unit, bench.store.root)):
+            candidate, whole, source = file.load(Spectrum), _whole(t, epoch), _whole(9, epoch).source
+            rows = [int(np.flatnonzero((whole.features == row).all(axis=1))[0]) for row in candidate.features]
+            assert chosen in (None, rows)
+            chosen = rows
+            assert (candidate.features.dtype, candidate.features.flags.writeable) == (np.float16, False)
+            assert np.array_equal(candidate.labels, whole.labels[rows])
+            weight, bias = bench.store.read_head(_key(epoch, f"target{t}"))
+            logits = candidate.matrix @ weight.T + bias
+            np.testing.assert_allclose(candidate.source_logits, logits, rtol=1e-12)
+            np.testing.assert_allclose(candidate.source_probs, softmax(logits, axis=1), rtol=1e-12)
+            where = [
+                np.flatnonzero((source.features == row).all(axis=1)) for row in candidate.source.features
+            ]
+            assert [source.labels[w[0]] for w in where] == candidate.source.labels.tolist()
+            assert candidate.checkpoint == Checkpoint(
+                "run0", epoch, "resnet18", f"{epoch:016x}", None, 0.1 + 0.1 * epoch
+            )
+            assert candidate.seed == 7 + t
+
+
+def test_the_effect_is_the_difference_of_two_agreements(small):
+    effect = pd.read_csv(small / "frozen" / "frozen-effect.csv")
+    key = ["source", "target", "protocol", "selector"]
+    tables = (load_results(small), load_frozen(small / "frozen").tables())
+    whole, rows = (agreement_table(table).set_index(key)["tau"] for table in tables)
+    names = pd.MultiIndex.from_frame(effect[key])
+    assert len(effect) == 6 * 6  # tracks x scores but the baselines that are rows of every leaderboard
+    np.testing.assert_allclose(
+        effect["difference"], rows[names].to_numpy() - whole[names].to_numpy(), atol=1e-4
+    )
+    sentence = load_frozen(small / "frozen").manifest.effect
+    assert f"by {effect['difference'].abs().mean():.3f} on average" in sentence
+    assert f"{effect['difference'].abs().max():.2f} at most" in sentence
+
+
+def test_freezing_twice_gives_the_same_bytes(bench, small):
+    before = load_frozen(small / "frozen").manifest
+    assert freeze(bench, small, budget=20_000).files == before.files
+
+
+def test_a_checkpoint_without_head_or_source_rows_has_none(bench, tmp_path):
+    files = {}
+    for target in ("target0", "target1"):
+        for file in bench.candidates(None, target):
+            key = _key(f"bare {file.checkpoint.epoch}", target)
+            array = made_up(N, D, C, seed=file.checkpoint.epoch).features
+            bench.store.write_features(key, [array], array.shape, np.float16, 0.1)
+            bench.store.write_head(key, None)
+            bare = CandidateFiles(file.store, key, file.labels, file.checkpoint, file.seed)
+            files.setdefault(target, []).append(bare)
+    bare = SimpleNamespace(**{**vars(bench), "candidates": lambda source, target: files[target]})
+    folder = Path(shutil.copytree(bench.results, tmp_path / "bare"))
+    freeze(bare, folder, budget=10**6)
+    bundle = load_frozen(folder / "frozen")
+    candidate = bundle.candidates(bundle.manifest.units[0], bench.store.root)[0].load(Spectrum)
+    assert (candidate.source_logits, candidate.source_probs, candidate.source) == (None, None, None)
+    scores = bundle.tables().scores.set_index("selector")
+    assert set(scores.loc["leep", "status"]) == {"failed"}
+    assert "no source head" in scores.loc["leep", "message"].iloc[0]
+    assert set(scores.loc["logme", "status"]) == {"ok"}
+
+
+# --------------------------------------------------------------------------------------- what is refused
+
+
+def test_what_does_not_fit_is_not_frozen(bench, small, monkeypatch):
+    before = load_frozen(small / "frozen").manifest
+    with pytest.raises(InputError, match="two examples a class"):
+        freeze(bench, small, budget=500)
+    monkeypatch.setattr(frozen, "LIMIT", 25_000)
+    with pytest.raises(InputError, match="smaller budget"):
+        freeze(bench, small, budget=20_000)
+    other = SimpleNamespace(**{**vars(bench), "suite": SimpleNamespace(name="fake", digest="f" * 16)})
+    with pytest.raises(InputError, match="another version of fake"):
+        freeze(other, small)
+    assert load_frozen(small / "frozen").manifest == before  # what was there stays
+
+
+def _rewrite(folder: Path, name: str, data: bytes) -> None:
+    """Another content of a file, with the digest that goes with it."""
+    (folder / name).write_bytes(data)
+    manifest = json.loads((folder / "frozen.json").read_text())
+    manifest["files"][name] = hashlib.sha256(data).hexdigest()
+    (folder / "frozen.json").write_text(json.dumps(manifest))
+
+
+class _Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickles_are_refused_and_never_run(copy, tmp_path):
+    trap = tmp_path / "trap"
+    objects = tmp_path / "objects.npy"
+    np.save(objects, np.array([_Payload(trap)] * 20, dtype=object), allow_pickle=True)
+    for data in (objects.read_bytes(), pickle.dumps(_Payload(trap))):
+        _rewrite(copy, "unit-0-labels.npy", data)
+        with pytest.raises(InputError, match="not an array of numbers"):
+            load_frozen(copy)
+    assert not trap.exists()
+
+
+def test_arrays_of_text_and_archives_are_refused(copy, tmp_path):
+    np.save(tmp_path / "text.npy", np.array(["a"] * 20))
+    np.savez(tmp_path / "archive.npz", labels=np.arange(20))
+    for name in ("text.npy", "archive.npz"):
+        _rewrite(copy, "unit-0-labels.npy", (tmp_path / name).read_bytes())
+        with pytest.raises(InputError, match="not an array of numbers"):
+            load_frozen(copy)
+
+
+def test_changed_and_missing_files_are_named(copy):
+    data = bytearray((copy / "unit-1-features.npy").read_bytes())
+    data[-1] ^= 1
+    (copy / "unit-1-features.npy").write_bytes(data)
+    with pytest.raises(InputError, match=r"unit-1-features\.npy was changed"):
+        load_frozen(copy)
+    (copy / "unit-1-features.npy").unlink()
+    with pytest.raises(InputError, match="which is no file beside it"):
+        load_frozen(copy)
+    (copy / "frozen.json").unlink()
+    with pytest.raises(InputError, match="no frozen bundle"):
+        load_frozen(copy)
+
+
+def test_arrays_that_do_not_fit_together_are_named(copy, tmp_path):
+    np.save(tmp_path / "short.npy", np.zeros(3, dtype=np.int64))
+    _rewrite(copy, "unit-0-labels.npy", (tmp_path / "short.npy").read_bytes())
+    with pytest.raises(InputError, match=r"unit-0-labels\.npy has shape \(3,\), expected N="):
+        load_frozen(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(version=2), "version"),
+        (lambda m: m.update(extra=1), "extra"),
+        (lambda m: m["files"].update({"../correct.npz": "0" * 64}), "which is no file beside it"),
+        (lambda m: m["files"].pop("unit-0-labels.npy"), "no digest of unit-0-labels.npy"),
+        (lambda m: m["units"][0]["arrays"].pop("labels"), "lacks features or labels"),
+        (lambda m: m["units"][0].update(source="run9"), "no source run 'run9'"),
+        (lambda m: m["sources"][0]["checkpoints"].pop(), "expected E=6"),
+    ],
+)
+def test_manifests_that_say_otherwise_are_refused(copy, change, words):
+    manifest = json.loads((copy / "frozen.json").read_text())
+    change(manifest)
+    (copy / "frozen.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=words):
+        load_frozen(copy)
+
+
+def test_tables_of_another_suite_digest_are_not_mixed_in(copy):
+    for table in (*copy.parent.glob("*.csv"), copy.parent / "provenance.json"):
+        table.write_text(table.read_text().replace(DIGEST, "f" * 16))
+    with pytest.raises(InputError, match="freeze the suite again"):
+        load_frozen(copy).tables()
+
+
+# --------------------------------------------------------------------------------------------- judging
+
+
+def _judge(copy: Path, source: str, **options):
+    path = copy.parent / "mine.py"
+    path.write_text(source)
+    return judge_selector(path, copy, store=copy.parent / "store", workers=1, **options)
+
+
+def test_a_new_score_is_judged_like_the_published_ones_and_moves_none(copy):
+    judged = _judge(copy, MINE)
+    assert judged.selectors == ["mine"]
+    key, figures = (
+        ["source", "target", "protocol"],
+        ["tau", "tau_low", "tau_resolved", "regret", "gain", "rho"],
+    )
+    rows = judged.boards.agreement.set_index("selector")
+    # The epoch squared orders as the epoch does, which is a row of every leaderboard.
+    pd.testing.assert_frame_equal(
+        rows.loc["mine", key + figures].reset_index(drop=True),
+        rows.loc["last-epoch", key + figures].reset_index(drop=True),
+    )
+    published = load_frozen(copy).leaderboards().agreement
+    others = judged.boards.agreement.query("selector != 'mine'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, published)
+    board = judged.boards.boards["fe"].set_index("selector")
+    assert board.loc["mine", "origin"] == "mine.py"
+    assert board["rank"].notna().sum() == 7
+    line = judged.sentences()[0]
+    assert f"mine, FE: place {board.loc['mine', 'rank']} of 7, tau {board.loc['mine', 'tau']:.2f}" in line
+
+
+def test_a_published_score_is_judged_anew_and_stands_once(copy, root):
+    judged = judge_selector(root / "selectors" / "logme.py", copy, store=copy.parent / "store", workers=1)
+    assert judged.selectors == ["logme", "logme:scale=std"]
+    published = load_frozen(copy).leaderboards().agreement
+    both = [
+        table[table["selector"] == "logme"].drop(columns="seconds")
+        for table in (judged.boards.agreement, published)
+    ]
+    pd.testing.assert_frame_equal(*(table.reset_index(drop=True) for table in both))
+
+
+def test_scores_that_fail_are_named_with_their_message(copy):
+    weights = MINE.replace("needs = ()", 'needs = ("weights",)')
+    lines = _judge(copy, weights).sentences()
+    assert "needs the network's weights, and only features are at hand" in lines[0]
+    (copy.parent / "mine.py").unlink()
+    raising = MINE.replace('"mine"', '"raises"').replace("return float(candidate", "raise KeyError(candidate")
+    path = copy.parent / "raising.py"
+    path.write_text(raising)
+    judged = judge_selector(path, copy, store=copy.parent / "store", workers=1)
+    assert "KeyError" in judged.sentences()[0]
+    assert "tau 0.00" in judged.sentences()[0]
+
+
+def test_the_command_runs_without_torch_in_a_pool_of_workers(copy, tmp_path):
+    """A torch that cannot be imported, in this process and in its workers."""
+    (copy.parent / "mine.py").write_text(MINE.replace("return", "assert 'torch' not in sys.modules; return"))
+    (copy.parent / "mine.py").write_text("import sys\n" + (copy.parent / "mine.py").read_text())
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for name in ("torch", "torchvision"):
+        (blocked / f"{name}.py").write_text(f"open({str(blocked / 'imported')!r}, 'w')\nraise ImportError")
+    environment = {**os.environ, "PYTHONPATH": str(blocked), "CKPTBENCH_STORE": str(tmp_path / "store")}
+    command = [sys.executable, "-m", "ckptbench.cli", "judge-selector", "results/small/mine.py"]
+    ran = subprocess.run(
+        [*command, "--suite", "small", "--workers", "2"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "mine, FT: place" in ran.stdout
+    assert "AssertionError" not in ran.stdout
+    assert not (blocked / "imported").exists()
+
+
+def test_leaderboards_from_the_bundle(copy, monkeypatch):
+    monkeypatch.chdir(copy.parents[2])
+    run = CliRunner().invoke(app, ["leaderboard", "small", "--from", "frozen", "--json"])
+    assert run.exit_code == 0
+    content = json.loads(run.output)
+    assert "move tau by" in content["footer"][-1]
+    assert len([row for row in content["fe"] if row["rank"] is not None]) == 6
+    run = CliRunner().invoke(app, ["leaderboard", "smal", "--from", "frozen"])
+    assert run.exit_code == 2
+    assert "did you mean 'small'?" in run.stderr
+
+
+# ---------------------------------------------------------------------------------- the committed bundles
+
+
+def test_the_published_bundles_are_sound_and_fit_in_twenty_megabytes(root):
+    folders = list((root / "results").glob("*/frozen"))
+    for folder in folders:
+        bundle = load_frozen(folder)
+        assert bundle.tables().provenance.suite_digest == bundle.manifest.suite_digest
+    assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) <= frozen.LIMIT
