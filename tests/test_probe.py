@@ -122,6 +122,16 @@ def test_heads_together_equal_heads_alone():
         assert together.coef[h] == pytest.approx(alone.coef[0], abs=1e-4 * np.abs(alone.coef).max())
 
 
+@pytest.mark.parametrize("logits", [1, 1000])
+def test_heads_wait_for_one_another_where_memory_is_short(monkeypatch, logits):
+    X, y = blobs()
+    together = fit_softmax(X, y, 4, GRID, tol=1e-9)
+    monkeypatch.setattr("ckptbench.probe.LOGITS", logits)
+    apart = fit_softmax(X, y, 4, GRID, tol=1e-9)
+    assert apart.coef == pytest.approx(together.coef, abs=1e-4 * np.abs(together.coef).max())
+    assert apart.gradient.max() <= 1e-9
+
+
 def test_rows_without_weight_are_not_seen():
     X, y = blobs()
     seen = np.arange(len(y)) % 3 > 0

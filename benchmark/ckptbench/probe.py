@@ -33,6 +33,8 @@ from ckptbench.types import Array, Float, InputError, derive_seed
 
 MEMORY = 8
 """Pairs that L-BFGS remembers."""
+LOGITS = 2**24
+"""About how many logits are held at a time: heads beyond that wait."""
 BLOCK = 4096
 """Rows of the test split that are in double precision at a time."""
 Labels = NDArray[np.int64]
@@ -93,18 +95,14 @@ def fit_softmax(
     units = np.append(energy, 1.0)
     units /= units.max()
 
-    start, steps = np.zeros((len(lam), n_classes, Z.shape[1])), np.zeros(len(lam), dtype=np.int64)
-    # Single precision can reach 1e-6. It is asked for a little more than tol, so that most heads need
-    # no further step in double precision.
-    for dtype, goal, limit in (
-        (np.float32, 0.9 * max(tol, 1e-5), min(1000, max_iterations)),
-        (np.float64, tol, max_iterations),
-    ):
-        arrays = [array.astype(dtype, copy=False) for array in (Z, w, ridge, units, start)]
-        start, gradient, taken = _descend(y, *arrays, tol=goal, limit=limit)
-        steps += taken
-    coef = start[:, :, :-1] @ back
-    intercept = start[:, :, -1] - coef @ mean
+    group = max(1, LOGITS // (n_classes * len(y)))
+    parts = [
+        _descend_twice(y, Z, w[h : h + group], ridge[h : h + group], units, n_classes, tol, max_iterations)
+        for h in range(0, len(lam), group)
+    ]
+    A, gradient, steps = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    coef = A[:, :, :-1] @ back
+    intercept = A[:, :, -1] - coef @ mean
     intercept -= intercept.mean(axis=1, keepdims=True)
     return Heads(coef, intercept, gradient, steps)
 
@@ -164,6 +162,31 @@ def _whiten(X: Float, weights: Float) -> tuple[Float, Float, Float, Float]:
     if basis is not None:
         back = back @ basis.T
     return Z, energy[kept] * largest**2, back / largest, mean
+
+
+def _descend_twice(
+    y: Labels,
+    Z: Float,
+    weights: Float,
+    ridge: Float,
+    units: Float,
+    n_classes: int,
+    tol: float,
+    limit: int,
+) -> tuple[Float, Float, Labels]:
+    """``_descend`` from zero in single precision, and from there in double precision."""
+    start, gradient = np.zeros((len(ridge), n_classes, Z.shape[1])), np.zeros(len(ridge))
+    steps = np.zeros(len(ridge), dtype=np.int64)
+    # Single precision can reach 1e-6. It is asked for a little more than tol, so that most heads need
+    # no further step in double precision.
+    for dtype, goal, most in (
+        (np.float32, 0.9 * max(tol, 1e-5), min(1000, limit)),
+        (np.float64, tol, limit),
+    ):
+        arrays = [array.astype(dtype, copy=False) for array in (Z, weights, ridge, units, start)]
+        start, gradient, taken = _descend(y, *arrays, tol=goal, limit=most)
+        steps += taken
+    return start, gradient, steps
 
 
 def _descend(
