@@ -108,6 +108,8 @@ def pretrain(
             _train(
                 source, source.training, source.epochs, data, architecture, folder, store, device, progress
             )
+        for state in folder.glob(f"{RESUME_PREFIX}*"):
+            state.unlink()
     return folder
 
 

@@ -1,0 +1,203 @@
+"""Source runs: killed and started again they end with the same bytes; a diverging one says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import forked, wait_exit
+
+from ckptbench.checkpoints import find_architecture, read_run
+from ckptbench.datasets import load_target
+from ckptbench.extract import IMAGENET
+from ckptbench.plugins import load_plugins
+from ckptbench.pretrain import epochs_done, pretrain, run_folder, run_key, run_normalisation, trajectory
+from ckptbench.store import Store
+from ckptbench.suites import Source
+from ckptbench.types import InputError
+
+CPU = torch.device("cpu")
+MEAN = (0.5, 0.4, 0.3)
+
+
+def source(epochs: int = 4, **training: object) -> Source:
+    return Source.model_validate(
+        {
+            "name": "run",
+            "architecture": "smallcnn:width=4",
+            "epochs": epochs,
+            "mean": MEAN,
+            "std": (0.25, 0.25, 0.25),
+            "data": {"name": "digits", "per_class": 8, "test_per_class": 5, "size": 8},
+            "training": {"lr": 0.05, "batch": 16, "augment": "crop-flip", **training},
+        }
+    )
+
+
+SGD = source(schedule="step", milestones=(2,))
+ADAM = source(optimiser="adam", lr=0.01)
+
+
+def train(spec: Source, store: Store, progress=lambda epoch, accuracy: None) -> Path:
+    architecture = find_architecture(spec.architecture, load_plugins("extractor"))
+    return pretrain(spec, load_target(spec.data, spec.name), architecture, store, CPU, progress)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every checkpoint's bytes, and what the record says of them but the seconds."""
+    record = json.loads((folder / "run.json").read_text())
+    for row in record["checkpoints"]:
+        del row["seconds"]
+    files = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    return files | {"run.json": json.dumps(record).encode()}
+
+
+@pytest.fixture(scope="module", params=[SGD, ADAM], ids=["sgd", "adam"])
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Source, dict]:
+    spec = request.param
+    return spec, content(train(spec, Store(tmp_path_factory.mktemp("undisturbed"))))
+
+
+def test_a_run_keeps_every_epoch_and_what_it_was(undisturbed: tuple[Source, dict]) -> None:
+    _, files = undisturbed
+    assert sorted(files) == [f"epoch-00{epoch}.safetensors" for epoch in range(5)] + ["run.json"]
+    record = json.loads(files["run.json"])
+    assert "resume" not in record  # nothing to go on with
+    assert [row["epoch"] for row in record["checkpoints"]] == list(range(5))
+    assert all(0 <= row["source_accuracy"] <= 1 for row in record["checkpoints"])
+    assert len({row["digest"] for row in record["checkpoints"]}) == 5
+
+
+@pytest.mark.parametrize("last", [0, 1, 3])
+def test_stopped_after_an_epoch_it_ends_with_the_same_bytes(
+    tmp_path: Path, undisturbed: tuple[Source, dict], last: int
+) -> None:
+    spec, expected = undisturbed
+    store = Store(tmp_path)
+
+    def stop(epoch: int, _accuracy: float) -> None:
+        if epoch == last:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, store, stop)
+    epochs: list[int] = []
+    folder = train(spec, store, lambda epoch, _: epochs.append(epoch))
+    assert epochs == list(range(last + 1, 5))
+    assert content(folder) == expected
+    assert store.damaged == []
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(
+    tmp_path: Path, undisturbed: tuple[Source, dict]
+) -> None:
+    spec, expected = undisturbed
+    store, rng, kills = Store(tmp_path), random.Random(0), 0
+    for attempt in range(100):
+        with forked(lambda: train(spec, store)) as child:
+            time.sleep(rng.uniform(0.01, 0.04) * (1 + attempt / 4))  # longer and longer: it gets somewhere
+            os.kill(child, signal.SIGKILL)
+            if wait_exit(child) == 0:
+                break
+            kills += 1
+    folder = train(spec, store)
+    assert kills >= 3
+    assert content(folder) == expected
+
+
+def test_momentum_is_part_of_what_is_kept(tmp_path: Path) -> None:
+    def stop(epoch: int, _accuracy: float) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    for spec, names in ((SGD, {"momentum_buffer"}), (ADAM, {"exp_avg", "exp_avg_sq", "step"})):
+        with pytest.raises(KeyboardInterrupt):
+            train(spec, Store(tmp_path), stop)
+        folder = run_folder(spec, load_target(spec.data, "run").digest, Store(tmp_path))
+        state = load_file(folder / "resume-002.safetensors")
+        moments = {key: value for key, value in state.items() if key.startswith("optimiser.")}
+        assert {key.rpartition(".")[2] for key in moments} == names
+        assert all(value.abs().sum() > 0 for value in moments.values())
+        assert [path.name for path in folder.glob("resume*")] == ["resume-002.safetensors"]
+
+
+@pytest.mark.parametrize("harm", ["flip", "gone", "record"])
+def test_a_damaged_state_is_reported_and_the_run_made_again(
+    tmp_path: Path, undisturbed: tuple[Source, dict], harm: str
+) -> None:
+    spec, expected = undisturbed
+    store = Store(tmp_path)
+
+    def stop(epoch: int, _accuracy: float) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, store, stop)
+    folder = run_folder(spec, load_target(spec.data, "run").digest, store)
+    state = folder / "resume-002.safetensors"
+    if harm == "flip":
+        damaged = bytearray(state.read_bytes())
+        damaged[-5] ^= 4
+        state.write_bytes(damaged)
+    elif harm == "gone":
+        state.unlink()
+    else:
+        (folder / "run.json").write_text("{")
+    train(spec, store)
+    assert len(store.damaged) == 1
+    assert "run.json" in store.damaged[0]
+    assert content(folder) == expected
+
+
+def test_a_finished_run_is_not_touched(tmp_path: Path) -> None:
+    folder = train(source(1), Store(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    train(source(1), Store(tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_diverging_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"source run run diverged in epoch \d \(loss nan\): a smaller lr is needed"
+    ):
+        train(source(lr=1e20), Store(tmp_path))
+
+
+def test_the_key_names_what_changes_the_weights_and_nothing_else() -> None:
+    key = run_key(SGD, "data")
+    assert run_key(SGD.model_copy(update={"name": "other", "judge": (0, 1)}), "data") == key
+    for update in ({"seed": 1}, {"epochs": 5}, {"architecture": "resnet18"}, {"mean": (0.0, 0.0, 0.0)}):
+        assert run_key(SGD.model_copy(update=update), "data") != key
+    assert run_key(ADAM, "data") != key
+    assert run_key(SGD, "others") != key
+
+
+def test_judged_epochs_are_those_of_the_suite(tmp_path: Path) -> None:
+    spec = source(2)
+    folder = train(spec, Store(tmp_path))
+    assert [c.epoch for c in trajectory(spec, folder)] == [0, 1, 2]
+    assert [c.epoch for c in trajectory(spec.model_copy(update={"judge": (0, 2)}), folder)] == [0, 2]
+    with pytest.raises(InputError, match="source run has no checkpoint of epoch 7"):
+        trajectory(spec.model_copy(update={"judge": (0, 7)}), folder)
+    assert epochs_done(folder) == 2
+    assert epochs_done(tmp_path) == -1
+    assert [c.source_accuracy for c in read_run(folder, spec.architecture)] == [
+        row["source_accuracy"] for row in json.loads((folder / "run.json").read_text())["checkpoints"]
+    ]
+    assert run_normalisation(folder)[0] == MEAN
+    assert run_normalisation(tmp_path) == IMAGENET
+
+
+def test_given_checkpoints_are_not_trained(tmp_path: Path) -> None:
+    spec = Source(name="theirs", architecture="resnet18", checkpoints=str(tmp_path))
+    assert run_folder(spec, "", Store(tmp_path / "store")) == tmp_path
