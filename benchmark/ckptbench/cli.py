@@ -82,6 +82,8 @@ class What(StrEnum):
     targets = "targets"
 
 
+TOP = 20  # scores of each board on a terminal; LEADERBOARD.md has them all
+
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="a suite's name, or the path of a TOML file")]
 Out = Annotated[Path, typer.Option("--out", help="where results/<suite>/ are written")]
 StorePath = Annotated[
@@ -219,6 +221,7 @@ def run(
     bench.run()
     folder = bench.tables(out)
     _print_leaderboards(folder, json_)
+    _write_report(folder, bench)
 
 
 @app.command()
@@ -246,10 +249,12 @@ def rank(
     layer: Layer = None,
     json_: Json = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="write the whole ranking here")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="write a page with the answer here")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Say which checkpoint of a folder to take to your data, without training."""
     from ckptbench.progress import Reporter
+    from ckptbench.ranking import answer
     from ckptbench.ranking import rank as rank_checkpoints
     from ckptbench.store import write_text
 
@@ -271,21 +276,21 @@ def rank(
     )
     if csv is not None:
         write_text(csv, ranking.to_csv(index=False))
+    if html is not None:
+        from ckptbench.report import write_rank_page
+
+        write_rank_page(html, ranking, answer(ranking), ranking.attrs["spectra"])
     if json_:
+        facts = {name: value for name, value in ranking.attrs.items() if name != "spectra"}
         rows = json.loads(ranking.to_json(orient="records"))
-        print(json.dumps({**ranking.attrs, "ranking": rows}, indent=1))
+        print(json.dumps({**facts, "ranking": rows}, indent=1))
         return
-    facts, best = ranking.attrs, ranking.iloc[0]
-    pick = f"{best['checkpoint']} (epoch {best['epoch']})"
-    print(f"Take {pick}, says {facts['selector']}, for {facts['goal'].upper()}.")
-    if draws:
-        print(
-            f"It came first in {100 * best['first']:.0f} % of {draws} resamples of your "
-            f"{facts['examples']} examples: that is stability, not correctness."
-        )
-    print(f"What is known of the score: {facts['record']}.")
-    for note in facts["notes"]:
-        print(f"Note: {note}.")
+    from ckptbench.report import terminal_chart
+
+    for heading, sentence in answer(ranking).items():
+        print(f"{heading}: {sentence}")
+    in_time = ranking.sort_values("epoch")
+    print("\n" + terminal_chart(in_time["epoch"].to_numpy(), in_time[ranking.attrs["selector"]].to_numpy()))
     print()
     _print_frame(ranking.head(top).round(4), False)
 
@@ -428,6 +433,25 @@ def leaderboard(
         _print_leaderboards(_results_folder(suite, from_), json_)
 
 
+@app.command()
+def report(
+    suite: SuiteName,
+    from_: Annotated[
+        Path, typer.Option("--from", help="the folder that holds <suite>/ with its tables")
+    ] = Path("results"),
+) -> None:
+    """Write a suite's figures and its report page from its tables."""
+    _write_report(_results_folder(suite, from_), None)
+
+
+def _write_report(folder: Path, bench: Bench | None) -> None:
+    """Figures and page; spectra and maps are drawn anew where a bench has the features."""
+    from ckptbench.report import write_report
+
+    page = write_report(folder, bench.features if bench else None)
+    print(f"The report is {page}", file=sys.stderr)
+
+
 @app.command("judge-selector")
 def judge_selector(
     file: PluginFile,
@@ -548,7 +572,7 @@ def _results_folder(suite: str, root: Path) -> Path:
     return folder
 
 
-def _print_leaderboards(folder: Path, as_json: bool) -> None:
+def _print_leaderboards(folder: Path, as_json: bool, most: int | None = TOP) -> None:
     """Judge the tables of a folder, write the leaderboards beside them and print them."""
     from ckptbench import leaderboard
     from ckptbench.agreement import load_results
@@ -558,7 +582,7 @@ def _print_leaderboards(folder: Path, as_json: bool) -> None:
     boards = leaderboard.build(load_results(folder), suite["title"], " ".join(suite["note"].split()))
     for name, text in boards.files().items():
         write_text(folder / name, text)
-    print(boards.json() if as_json else boards.terminal(), end="")
+    print(boards.json() if as_json else boards.terminal(most=most), end="")
 
 
 def _print_frame(frame: pd.DataFrame, as_json: bool) -> None:

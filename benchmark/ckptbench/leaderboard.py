@@ -44,11 +44,19 @@ class Leaderboards:
     title: str
     note: str
 
-    def terminal(self, width: int = 100) -> str:
-        """Plain text within ``width`` columns; long names fold, nothing is cut off."""
+    def terminal(self, width: int = 100, most: int | None = None) -> str:
+        """Plain text within ``width`` columns; long names fold, nothing is cut off.
+
+        ``most`` keeps the first so many scores of each board, and says how many follow.
+        """
         parts = [_printed(self.note, width), ""] if self.note else []
         for kind, board in self.boards.items():
+            ranked = int(board["rank"].notna().sum())
+            shown = ranked if most is None else min(most, ranked)
+            more = ranked - shown
+            board = board[board["rank"].isna() | (np.arange(len(board)) < shown)].reset_index(drop=True)
             parts += [_printed(f"{KINDS[kind]}: {self.title}", width), _board_table(board, width)]
+            parts += [f"{more} more scores, none above these, are in LEADERBOARD.md."] if more else []
             parts += [_printed(line, width) for line in (*_origins(board), *_problem_lines(board))] + [""]
         return "\n".join([*parts, *(_printed(line, width) for line in (READING, *self.footer))]) + "\n"
 

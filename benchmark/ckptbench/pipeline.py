@@ -260,6 +260,18 @@ class Bench:
             for c in self.trajectories[source.name]
         ]
 
+    def features(self, source: str, target: str, epoch: int) -> tuple[Array, Array]:
+        """(features, labels) of the target's train split under one checkpoint, for spectra and maps."""
+        run = next(one for one in self.suite.sources if one.name == source)
+        checkpoint = next(one for one in self.trajectories[source] if one.epoch == epoch)
+        data = self.targets[target].train
+        found = self.store.read_features(self.recipe(run).key(checkpoint, data), verify=False)
+        if found is None:
+            raise InputError(
+                f"features of {source} epoch {epoch} are gone: ckptbench extract {self.suite.name}"
+            )
+        return found, data.labels
+
     def score_tasks(self) -> list[ScoreTask | PoolTask]:
         single = tuple(spec for spec in self.specs if not spec.pool)
         pooled = tuple(spec for spec in self.specs if spec.pool)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.progress import Reporter
 from ckptbench.store import Store
 from ckptbench.types import Float, InputError, derive_seed
+
+if TYPE_CHECKING:
+    from ckptbench.scoring import CandidateFiles
 
 LIMIT = 5000
 DRAWS = 20
@@ -140,8 +143,41 @@ def rank(
         "draws": draws,
         "notes": list(target.notes),
         "record": published_record(specs[0], goal),
+        "spectra": _spectra(kept, files),
     }
     return frame
+
+
+def answer(ranking: pd.DataFrame) -> dict[str, str]:
+    """The answer in words: a heading -> a sentence, from what ``rank`` returned."""
+    facts, best = ranking.attrs, ranking.iloc[0]
+    aim = "frozen features" if facts["goal"] == "fe" else "fine-tuning"
+    tied = int((ranking["rank"] == 1).sum())
+    others = f", with {tied - 1} more tied" if tied > 1 else ""
+    said = {
+        "Take": f"{best['checkpoint']} (epoch {best['epoch']}) for {aim}, says {facts['selector']}{others}."
+    }
+    if facts["draws"]:
+        said["How stable"] = (
+            f"It came first in {100 * best['first']:.0f} % of {facts['draws']} resamples of your "
+            f"{facts['examples']} examples: that is stability, not correctness."
+        )
+    said["What is known of the score"] = facts["record"][0].upper() + facts["record"][1:] + "."
+    for note in facts["notes"]:
+        said["Note"] = note + "."
+    return said
+
+
+def _spectra(store: Store, files: Sequence[CandidateFiles]) -> pd.DataFrame:
+    """Singular values of the features over the epochs, as the page draws them."""
+    from ckptbench.report import spectra_table
+
+    rows = []
+    for file in files:
+        features = store.read_features(file.features, verify=False)
+        if features is not None:
+            rows.append((file.checkpoint.run, "", file.checkpoint.epoch, features))
+    return spectra_table(rows)
 
 
 def _value(store: Store, key: dict[str, Any], spec: PluginSpec) -> float:
