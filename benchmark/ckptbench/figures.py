@@ -82,7 +82,7 @@ class Figure:
     def file(self) -> str:
         """The same drawing below its title, on a ground that follows the reader's light or dark setting."""
         width, height = (float(size) for size in re.findall(r'viewBox="0 0 (\S+) (\S+)"', self.svg)[0])
-        lines = textwrap.wrap(self.title, int(width / 5.4))
+        lines = textwrap.wrap(self.title, int(width / 6.7))
         top = 14 * len(lines) + 12
         spans = "".join(
             f'<tspan x="6" y="{14 * (i + 1) - top:g}">{escape(line)}</tspan>' for i, line in enumerate(lines)
