@@ -222,28 +222,26 @@ def _run_on_ray(tasks: Sequence[Task], done: Done, device: str, cluster: str) ->
         ray = importlib.import_module("ray")
     except ImportError:
         raise InputError("--cluster needs Ray: pip install 'ckptbench[cluster]'") from None
-    try:
-        ray.init(address=cluster, log_to_driver=False, logging_level="error", include_dashboard=False)
-    except ConnectionError as error:
-        raise InputError(f"no Ray cluster answers at {cluster!r}: {error}") from None
-    try:
-        # A worker that dies has its task run again elsewhere; the store makes that harmless.
-        gpus = 1 if device.startswith("cuda") else 0
-        remote = ray.remote(max_retries=_DEATHS, num_cpus=1, num_gpus=gpus)(_run_elsewhere)
-        settings = {name: value for name, value in os.environ.items() if name.startswith("CKPTBENCH_")}
-        waiting = {remote.remote(task, os.getcwd(), settings): task for task in tasks}
-        while waiting:
-            (reference,), _ = ray.wait(list(waiting), num_returns=1)
-            task = waiting.pop(reference)
-            try:
-                cells = ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
-            except ray.exceptions.RayError:
-                cells = _record_death(task)
-            done(task, cells)
-    finally:
-        ray.shutdown()
+    if not ray.is_initialized():  # it stays for the stages to come, and ends with this process
+        try:
+            ray.init(address=cluster, log_to_driver=False, logging_level="error", include_dashboard=False)
+        except ConnectionError as error:
+            raise InputError(f"no Ray cluster answers at {cluster!r}: {error}") from None
+    # A worker that dies has its task run again elsewhere; the store makes that harmless.
+    gpus = 1 if device.startswith("cuda") else 0
+    remote = ray.remote(max_retries=_DEATHS, num_cpus=1, num_gpus=gpus)(_run_elsewhere)
+    settings = {name: value for name, value in os.environ.items() if name.startswith("CKPTBENCH_")}
+    waiting = {remote.remote(task, os.getcwd(), settings): task for task in tasks}
+    while waiting:
+        (reference,), _ = ray.wait(list(waiting), num_returns=1)
+        task = waiting.pop(reference)
+        try:
+            cells = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError:
+            cells = _record_death(task)
+        done(task, cells)
 
 
 def _run_elsewhere(task: Task, folder: str, settings: dict[str, str]) -> list[Cell]:

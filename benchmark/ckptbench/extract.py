@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -82,27 +83,46 @@ def extract(
             missing.append((key, checkpoint))
         elif not store.has_head(key):
             _network(checkpoint, key, recipe, store, device)
-    group: list[_Member] = []
-    held = 0
     budget = memory if memory is not None else _free_memory(device) / 2
     diverged: list[str] = []
-    for position, (key, checkpoint) in enumerate(missing):
-        network = _network(checkpoint, key, recipe, store, device)
-        group.append(_Member(key, checkpoint, network))
-        held += sum(p.numel() * p.element_size() for p in network.parameters())
-        # The next network is as large as this one: stop before it would not fit.
-        if position + 1 == len(missing) or held * (len(group) + 1) / len(group) > budget:
-            with contextlib.ExitStack() as locks:
-                # In one order for everybody, so that no two processes wait for each other.
-                for member in sorted(group, key=lambda member: digest(member.key)):
-                    locks.enter_context(store.lock(member.key))
-                # Another process may have stored some while we waited for its lock.
-                todo = [member for member in group if store.read_features(member.key) is None]
-                if todo:
-                    diverged += _extract_group(todo, examples, recipe, store, device, progress)
-            group, held = [], 0
+    for group in _groups(missing, budget):
+        with contextlib.ExitStack() as locks:
+            # In one order for everybody, so that no two processes wait for each other.
+            for key, _ in sorted(group, key=lambda member: digest(member[0])):
+                locks.enter_context(store.lock(key))
+            # Another process may have stored some while we waited for its lock.
+            todo = [
+                _Member(key, c, _network(c, key, recipe, store, device))
+                for key, c in group
+                if store.read_features(key) is None
+            ]
+            if todo:
+                diverged += _extract_group(todo, examples, recipe, store, device, progress)
     if diverged:
         raise InputError("; ".join(diverged[:3]))
+
+
+def _groups(
+    members: list[tuple[dict[str, Any], Checkpoint]], budget: float
+) -> Iterator[list[tuple[dict[str, Any], Checkpoint]]]:
+    """Members whose weights, as large as their files, fit into memory together; at least one at a time."""
+    group: list[tuple[dict[str, Any], Checkpoint]] = []
+    held = 0.0
+    for key, checkpoint in members:
+        size = _path(checkpoint).stat().st_size
+        if group and held + size > budget:
+            yield group
+            group, held = [], 0.0
+        group.append((key, checkpoint))
+        held += size
+    if group:
+        yield group
+
+
+def _path(checkpoint: Checkpoint) -> Path:
+    if checkpoint.path is None:
+        raise InputError(f"checkpoint {checkpoint.run} epoch {checkpoint.epoch} has no file")
+    return checkpoint.path
 
 
 @dataclass(frozen=True)
@@ -116,10 +136,8 @@ def _network(
     checkpoint: Checkpoint, key: dict[str, Any], recipe: Recipe, store: Store, device: torch.device
 ) -> nn.Module:
     """The network of a checkpoint on the device; its head goes to the store."""
-    if checkpoint.path is None:
-        raise InputError(f"checkpoint {checkpoint.run} epoch {checkpoint.epoch} has no file")
     architecture = recipe.architecture
-    network, has_head = architecture.load(checkpoint.path)
+    network, has_head = architecture.load(_path(checkpoint))
     name = architecture.head_name(network)
     layer = network.get_submodule(name)
     head = None
