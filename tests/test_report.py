@@ -196,6 +196,55 @@ def test_what_to_take_is_said_first_and_is_what_the_tables_say(page: Page, study
     assert "2 pairs of source run and target are too few for a verdict (11 pairs are needed)" in start
 
 
+def test_what_costs_nothing_is_advised_where_no_score_beats_it(tmp_path: Path) -> None:
+    made = write_results(
+        tmp_path / "trend",
+        targets=1,
+        epochs=8,
+        protocols=(("ft-10", "ft"),),
+        selectors={"logme": 50.0, "knn": 60.0},
+    )
+    noise = np.random.default_rng(0)
+    edit(
+        made, "truth",
+        lambda t: t.assign(accuracy=0.5 + 0.02 * t["epoch"] + 0.001 * noise.normal(size=len(t)), row=-1),
+    )  # fmt: skip
+    write_suite(made)
+    trend = report.Study(report.read_suite(made), report.load_results(made))
+    advice = trend.advice("ft")
+    assert advice.selector == "last-epoch"
+    assert advice.picks[0].pick == 7
+    best = trend.boards.boards["ft"].iloc[0]
+    assert "Its τ with the truth is 1.00" in advice.far[0]
+    assert (
+        f"the best of 2 scores that look further, {best['selector']}, has {figures.tau_text(best['tau'])}"
+        in advice.far[0]
+    )
+    assert "the last checkpoint" not in advice.far[1]
+    assert advice.sure[1] == "It costs nothing, and none of 2 scores has a higher mean τ here."
+
+
+def test_a_verdict_is_told_where_there_are_units_enough(tmp_path: Path) -> None:
+    made = write_results(
+        tmp_path / "many",
+        targets=11,
+        epochs=8,
+        protocols=(("fe-tuned", "fe"),),
+        selectors={"logme": 0.05},
+        examples=2000,
+    )
+    write_suite(made)
+    many = report.Study(report.read_suite(made), report.load_results(made))
+    advice = many.advice("fe")
+    row = many.boards.boards["fe"].iloc[0]
+    assert row["verdict"] == "better"
+    assert advice.sure[0] == (
+        "Over 11 pairs of source run and target it is better in τ than taking the epoch as the score "
+        f"(p = {row['p']:.2g}, corrected for 2 tests)."
+    )
+    assert len(advice.picks) == 11
+
+
 def test_boards_hold_every_row_and_the_baselines_apart(page: Page, study: report.Study) -> None:
     for kind in ("fe", "ft"):
         board, table = study.boards.boards[kind], study.board_table(kind)
@@ -221,7 +270,8 @@ def test_a_report_of_little_is_written_without_torch(few: Path) -> None:
     names = {path.stem for path in (few / "figures").glob("*.svg")}
     assert names == {"truth-run0-target0", "tau-fe-run0-target0", "scores-fe-run0-target0"}
     words = Page((few / "report.html").read_text()).words
-    assert "rank with logme" in words
+    assert "What to take" in words
+    assert "the source accuracy has" not in words  # nobody measured it
     assert "perfect knowledge would have" not in words
     assert "To fine-tune" not in words
 

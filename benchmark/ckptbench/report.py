@@ -144,13 +144,12 @@ class Pick:
 
 @dataclass(frozen=True)
 class Advice:
-    """Which score to use for one kind of truth, and how sure that is."""
+    """Which score to use for one kind of truth, how far that goes and how sure it is, in sentences."""
 
     kind: str
     selector: str
-    row: dict[str, Any]
-    rivals: dict[str, dict[str, Any]]
-    number: int
+    far: list[str]
+    sure: list[str]
     picks: list[Pick]
 
 
@@ -184,13 +183,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, paragraphs, figures and what is said where figures are missing."""
+    """A part of the page; left out where it has neither figures nor tables, unless it is to say so."""
 
     anchor: str
     heading: str
     text: list[str]
     figures: list[Figure] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    always: bool = False
 
 
 class Study:
@@ -287,31 +287,85 @@ class Study:
     # What to take.
 
     def advice(self, kind: str) -> Advice:
+        """The score with the highest mean tau; one that costs nothing where no other beats it."""
         rows = self.rows[kind]
-        selector = next(iter(rows))
-        picks = []
-        for unit in self.units:
-            for track in self.of(unit, kind)[:1]:
-                score = self.score(track, selector)
-                known = np.flatnonzero(np.isfinite(score))
-                if not len(known):
-                    continue
-                first = known[score[known] == score[known].max()]
-                picks.append(
-                    Pick(
-                        self.where(unit), track.protocol, self.curve(track), int(first[0]), len(first) - 1,
-                        self.figure(track, selector, "regret"), self.figure(track, selector, "gain"),
-                    )
-                )  # fmt: skip
-        number = sum(name not in ALWAYS for name in rows)
+        scores = [name for name in rows if name not in ALWAYS]
+        selector = max((*FREE, *scores[:1]), key=lambda name: float(rows[name]["tau"]))
         return Advice(
             kind,
             selector,
-            rows[selector],
-            {name: rows[name] for name in ALWAYS if name in rows},
-            number,
-            picks,
+            self._how_far(rows, selector, scores),
+            self._how_sure(rows[selector], selector, scores),
+            [
+                pick
+                for unit in self.units
+                for track in self.of(unit, kind)[:1]
+                for pick in self._pick(track, selector)
+            ],
         )
+
+    def _pick(self, track: Track, selector: str) -> Iterator[Pick]:
+        score = self.score(track, selector)
+        known = np.flatnonzero(np.isfinite(score))
+        if not len(known):
+            return
+        first = known[score[known] == score[known].max()]
+        where = self.where((track.source, track.target))
+        regret, gain = (self.figure(track, selector, name) for name in ("regret", "gain"))
+        yield Pick(where, track.protocol, self.curve(track), int(first[0]), len(first) - 1, regret, gain)
+
+    def _how_far(self, rows: dict[str, dict[str, Any]], selector: str, scores: list[str]) -> list[str]:
+        row = rows[selector]
+        interval = ""
+        if np.isfinite(row["tau_low"]):
+            low, high = tau_text(row["tau_low"]), tau_text(row["tau_high"])
+            interval = f" (95\u00a0% interval {low} to {high})"
+        others = {"last-epoch": "taking the epoch as the score", "source-accuracy": "the source accuracy"}
+        if selector in FREE and scores:
+            others[scores[0]] = f"the best of {len(scores)} scores that look further, {scores[0]},"
+        beside = [
+            f"{words} has {tau_text(rows[name]['tau'])}"
+            for name, words in others.items()
+            if name != selector and not rows[name]["problem"]
+        ]
+        if "ceiling" in rows:
+            beside.append(f"perfect knowledge would have {tau_text(rows['ceiling']['tau'])}")
+        others = {"last-epoch": "the last checkpoint", "chance": "a random one"}
+        losses = [
+            f"{words} {figures.loss(rows[name]['regret'])}"
+            for name, words in others.items()
+            if name != selector
+        ]
+        return [
+            f"Its τ with the truth is {tau_text(row['tau'])}{interval}; {', '.join(beside)}.",
+            f"Its first choice loses {figures.loss(row['regret'])} of accuracy to the best checkpoint, "
+            f"{', '.join(losses)}.",
+        ]
+
+    def _how_sure(self, row: dict[str, Any], selector: str, scores: list[str]) -> list[str]:
+        units = len(self.units)
+        if units < MIN_UNITS:
+            pairs = (
+                f"{units} pairs of source run and target are"
+                if units > 1
+                else "One source run on one target is"
+            )
+            said = (
+                f"{pairs} too few for a verdict ({MIN_UNITS} pairs are needed): what is said here holds for "
+                f"{'these' if units > 1 else 'this one'} and may not hold elsewhere."
+            )
+        elif selector == "last-epoch":
+            said = f"This is the mean over {units} pairs of source run and target."
+        else:
+            verdict = row["verdict"] if row["verdict"] == "not told apart" else f"{row['verdict']} in τ"
+            join = "from" if verdict == "not told apart" else "than"
+            said = (
+                f"Over {units} pairs of source run and target it is {verdict} {join} taking the epoch as the "
+                f"score (p = {row['p']:.2g}, corrected for {len(scores) + 1} tests)."
+            )
+        if selector in FREE:
+            return [said, f"It costs nothing, and none of {len(scores)} scores has a higher mean τ here."]
+        return [said, f"It is also the best of {len(scores)} scores on these very tracks, which flatters it."]
 
     # Figures.
 
@@ -669,7 +723,7 @@ def write_report(folder: str | Path, features: SpectraSource | None = None) -> P
     study = Study(read_suite(folder), load_results(folder))
     if features is not None:
         study.write_features(folder, features)
-    sections = list(_sections(study, folder))
+    sections = [part for part in _sections(study, folder) if part.figures or part.tables or part.always]
     drawn = [figure for section in sections for figure in section.figures]
     (folder / "figures").mkdir(exist_ok=True)
     for old in (folder / "figures").glob("*.svg"):
@@ -685,8 +739,6 @@ def write_report(folder: str | Path, features: SpectraSource | None = None) -> P
         provenance=origin,
         protocols=study.protocol_table(),
         citations=study.citations(),
-        units=len(study.units),
-        needed=MIN_UNITS,
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -745,7 +797,7 @@ def _sections(study: Study, folder: Path) -> Iterator[Section]:
             f"Not shown: this results folder has no {files}. Both are written when the report is made where "
             "the features are at hand."
         )
-    yield Section("features", "The features themselves", text, drawn)
+    yield Section("features", "The features themselves", text, drawn, always=True)
     tables = [make(kind) for kind in study.kinds for make in (study.board_table, study.track_table)]
     yield Section("leaderboards", "Leaderboards", [leaderboard.READING], tables=tables)
 
