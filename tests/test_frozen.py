@@ -84,6 +84,7 @@ def bench(tmp_path_factory):
         suite=SimpleNamespace(name="fake", digest=DIGEST, repeats=2),
         specs=[registry[label] for label in SELECTORS],
         options=SimpleNamespace(workers=1),
+        provenance=lambda: SimpleNamespace(commit="abc1234", dirty=False, versions={"numpy": "2"}),
         pairs=[(SimpleNamespace(name="run0"), target) for target in files],
         candidates=lambda source, target: files[target],
         results=root / "results" / "fake",
@@ -228,6 +229,7 @@ def test_what_does_not_fit_is_not_frozen(bench, small, monkeypatch):
     with pytest.raises(InputError, match="another version of fake"):
         freeze(other, small)
     assert load_frozen(small / "frozen").manifest == before  # what was there stays
+    assert not (small / ".frozen.part").exists()
 
 
 def _rewrite(folder: Path, name: str, data: bytes) -> None:

@@ -85,12 +85,18 @@ class FrozenUnit(_Strict):
 
 
 class Manifest(_Strict):
-    """What ``frozen.json`` says; ``version`` is that of this layout, ``files`` maps names to SHA-256."""
+    """What ``frozen.json`` says; ``version`` is that of this layout, ``files`` maps names to SHA-256.
+
+    ``commit`` and ``versions`` are those that computed the scores on the frozen rows.
+    """
 
     version: Literal[1] = 1
     suite: str
     suite_digest: str
     repeats: int
+    commit: str
+    dirty: bool
+    versions: dict[str, str]
     effect: str = ""
     sources: tuple[FrozenSource, ...]
     units: tuple[FrozenUnit, ...]
@@ -366,7 +372,7 @@ def freeze(bench: Bench, folder: str | Path, budget: int = BUDGET) -> Manifest:
     ----------
     bench : the suite with a store that holds its features
     folder : its results folder
-    budget : bytes of arrays; a tenth at most for rows of the source set
+    budget : bytes of arrays; a tenth, or two examples a class, for rows of the source set
 
     Raises
     ------
@@ -379,12 +385,33 @@ def freeze(bench: Bench, folder: str | Path, budget: int = BUDGET) -> Manifest:
     if results.provenance.suite_digest != bench.suite.digest:
         raise InputError(f"the tables in {folder} are of another version of {bench.suite.name}: run it again")
     part = folder / ".frozen.part"
-    shutil.rmtree(part, ignore_errors=True)
+    try:
+        manifest = _write_bundle(bench, results, part, budget)
+        others = [path for path in folder.parent.glob("*/frozen/*") if path.parents[1] != folder]
+        size = sum(path.stat().st_size for path in (*part.iterdir(), *others))
+        if size > LIMIT:
+            raise InputError(
+                f"the frozen bundles of all suites would take {size / 1e6:.1f} MB, at most {LIMIT / 1e6:.0f} "
+                "are allowed: freeze with a smaller budget"
+            )
+        shutil.rmtree(folder / "frozen", ignore_errors=True)
+        part.rename(folder / "frozen")
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return manifest
+
+
+def _write_bundle(bench: Bench, results: Results, part: Path, budget: int) -> Manifest:
+    shutil.rmtree(part, ignore_errors=True)  # what a killed run has left
     sources, units = _write_arrays(bench, part, budget)
+    origin = bench.provenance()
     manifest = Manifest(
         suite=bench.suite.name,
         suite_digest=bench.suite.digest,
         repeats=bench.suite.repeats,
+        commit=origin.commit,
+        dirty=origin.dirty,
+        versions=origin.versions,
         sources=sources,
         units=units,
         files={path.name: _sha256(path) for path in sorted(part.iterdir())},
@@ -400,17 +427,6 @@ def freeze(bench: Bench, folder: str | Path, budget: int = BUDGET) -> Manifest:
         update={"files": {**manifest.files, **added}, "effect": _effect_sentence(effect)}
     )
     write_text(part / "frozen.json", manifest.model_dump_json(indent=1) + "\n")
-    target = folder / "frozen"
-    others = [path for path in folder.parent.glob("*/frozen/*") if path.parent != target]
-    size = sum(path.stat().st_size for path in (*part.iterdir(), *others))
-    if size > LIMIT:
-        shutil.rmtree(part)
-        raise InputError(
-            f"the frozen bundles of all suites would take {size / 1e6:.1f} MB, at most {LIMIT / 1e6:.0f} are "
-            "allowed: freeze with a smaller budget"
-        )
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
     return manifest
 
 
@@ -435,15 +451,14 @@ def _split(store: Store, keys: Sequence[dict[str, Any] | None], labels: Array, s
 
 
 def _sample(splits: Sequence[_Split], budget: float) -> list[NDArray[np.int64]]:
-    """Rows of each split: the largest common share by class (two examples at least) that fits."""
+    """Rows of each split: the largest common share by class that fits, two examples a class at least."""
     share = 1.0
-    while share > 1e-6:
+    while True:
         rows = [stratified(split.labels, share, split.seed) for split in splits]
         size = sum(split.bytes(len(chosen)) for split, chosen in zip(splits, rows, strict=True))
-        if size <= budget:
+        if size <= budget or share < 1e-6:
             return rows
-        share *= min(0.99, budget / size)
-    raise InputError(f"{size / 1e6:.1f} MB hold two examples a class, and only {budget / 1e6:.1f} are left")
+        share *= min(0.99, max(budget, 0.0) / size)
 
 
 def _write_arrays(
@@ -470,6 +485,10 @@ def _write_arrays(
         _split(bench.store, [f.features for f in fs], fs[0].labels, fs[0].seed) for fs in files.values()
     ]
     samples = _sample(splits, left)
+    missing = sum(s.bytes(len(rows)) for s, rows in zip(splits, samples, strict=True)) - left
+    if missing > 0:
+        sizes = f"{(budget + missing) / 1e6:.2f} MB, the budget is {budget / 1e6:.2f} MB"
+        raise InputError(f"two examples a class and the source heads take {sizes}")
 
     def write(prefix: str, roles: dict[Role, Array]) -> dict[Role, str]:
         names: dict[Role, str] = {role: f"{prefix}-{role}.npy" for role in roles}
