@@ -181,7 +181,7 @@ def _stage_command(stage: Stage, text: str) -> None:
             suite, store, device, workers, cluster, precision, plugins, selectors, layer, compile, quiet
         )
         if dry_run:
-            _print_frame(bench.dry_run(), json_)
+            _print_forecast(bench, json_)
             return
         bench.run(upto=stage)
         folder = bench.tables(out)
@@ -216,7 +216,7 @@ def run(
         suite, store, device, workers, cluster, precision, plugins, selectors, layer, compile, quiet
     )
     if dry_run:
-        _print_frame(bench.dry_run(), json_)
+        _print_forecast(bench, json_)
         return
     bench.run()
     folder = bench.tables(out)
@@ -583,6 +583,24 @@ def _print_leaderboards(folder: Path, as_json: bool, most: int | None = TOP) -> 
     for name, text in boards.files().items():
         write_text(folder / name, text)
     print(boards.json() if as_json else boards.terminal(most=most), end="")
+
+
+def _print_forecast(bench: Bench, as_json: bool) -> None:
+    from ckptbench.forecast import forecast
+
+    plan = forecast(bench)
+    if as_json:
+        _print_frame(plan, True)
+        return
+    total = plan["hours"].sum()
+    known = plan["hours"].notna().all()
+    shown = plan.assign(hours=[f"{h:.2f}" if h == h else "?" for h in plan["hours"].astype(float)])
+    shown["MiB"] = [f"{m:.0f}" if m == m else "" for m in plan["MiB"].astype(float)]
+    _print_frame(shown, False)
+    print(
+        f"\n{plan['to do'].sum()} of {plan['wanted'].sum()} to do, {'about' if known else 'at least'} "
+        f"{total:.2f} hours of one worker on {bench.device.type}, {plan['MiB'].sum():.0f} MiB of features."
+    )
 
 
 def _print_frame(frame: pd.DataFrame, as_json: bool) -> None:

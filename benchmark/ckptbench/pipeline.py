@@ -340,83 +340,6 @@ class Bench:
             return checkpoints
         return [c for c in checkpoints if c.epoch in protocol.epochs_judged or c.epoch == 0]
 
-    def dry_run(self) -> pd.DataFrame:
-        """What each stage would compute: cells wanted, cached, to do, and hours where cells were measured.
-
-        The estimate is the mean of the measured cells of the same protocol, else of the same kind;
-        before the source run is trained its checkpoints are not known, so they are counted as planned.
-        """
-        rows: list[dict[str, Any]] = []
-        for source in self.suite.sources:
-            if source.checkpoints is None and source.epochs is not None:
-                there = epochs_done(self.folder(source)) + 1
-                rows.append(_line("pretrain", source.name, "epochs", source.epochs + 1, there))
-        try:
-            trajectories = self.trajectories
-        except InputError:
-            trajectories = None
-        if trajectories is None:
-            return pd.DataFrame(rows + self._planned())
-        for source in self.suite.sources:
-            recipe = self.recipe(source)
-            for target, split, examples in self.splits(source):
-                keys = [recipe.key(c, examples) for c in trajectories[source.name]]
-                done = [key for key in keys if self.store.has_features(key)]
-                seconds = [facts["seconds"] for key in done if (facts := self.store.features_facts(key))]
-                rows.append(
-                    _line(
-                        "extract",
-                        f"{source.name} on {target} {split}",
-                        "features",
-                        len(keys),
-                        len(done),
-                        seconds,
-                    )
-                )
-        cells = [(spec.label, key) for task in self.score_tasks() for spec, _, _, key in task.cells()]
-        stored = [cell for _, key in cells if (cell := self.store.read_cell(key)) and cell.status == "ok"]
-        rows.append(
-            _line(
-                "score",
-                f"{len(self.specs)} selectors",
-                "scores",
-                len(cells),
-                len(stored),
-                [c.seconds for c in stored],
-            )
-        )
-        for protocol in self.suite.protocols:
-            every: list[FETask | FTTask] = [*self.fe_tasks(), *self.ft_tasks()]
-            tasks = [task for task in every if task.protocol == protocol]
-            keys = [key for task in tasks for key in task.cell_keys()]
-            stored = [cell for key in keys if (cell := self.store.read_cell(key)) and cell.status == "ok"]
-            rows.append(
-                _line(
-                    "truth",
-                    protocol.name,
-                    protocol.kind + " cells",
-                    len(keys),
-                    len(stored),
-                    [c.seconds for c in stored],
-                )
-            )
-        return pd.DataFrame(rows)
-
-    def _planned(self) -> list[dict[str, Any]]:
-        """Counts for source runs that are not trained yet."""
-        rows = []
-        for source in self.suite.sources:
-            count = len(source.judge) if source.judge else (source.epochs or 0) + 1
-            for target, split, _ in self.splits(source):
-                rows.append(_line("extract", f"{source.name} on {target} {split}", "features", count, 0))
-            for protocol in self.suite.protocols:
-                judged = len({0, *protocol.epochs_judged}) if protocol.epochs_judged is not None else count
-                cells = judged * protocol.seeds * len(self.suite.targets)
-                rows.append(
-                    _line("truth", f"{protocol.name} from {source.name}", protocol.kind + " cells", cells, 0)
-                )
-        return rows
-
     # Tables.
 
     def tables(self, out: Path) -> Path:
@@ -533,22 +456,6 @@ class Bench:
             sys.argv[1:],
             {stage: round(seconds, 1) for stage, seconds in self.seconds.items()},
         )
-
-
-def _line(
-    stage: str, what: str, unit: str, wanted: int, cached: int, seconds: Sequence[float] = ()
-) -> dict[str, Any]:
-    left = wanted - cached
-    hours = round(left * float(np.mean(seconds)) / 3600, 3) if len(seconds) else None
-    return {
-        "stage": stage,
-        "what": what,
-        "unit": unit,
-        "wanted": wanted,
-        "cached": cached,
-        "to do": left,
-        "hours (one worker)": 0.0 if left == 0 else hours,
-    }
 
 
 def git_commit() -> tuple[str, bool]:
