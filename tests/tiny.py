@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[1]
+from ckptbench.pipeline import Bench, Options, Stage
+from ckptbench.store import Store
+from ckptbench.suites import load_suite
 
 SUITE = """
 title = "tiny: for tests of running, not of results"
@@ -66,10 +68,40 @@ augment = "crop"
 CLOCKS = ["seconds"]
 
 
+# A selector that kills the process it is scored in, the first time, where the environment names a file.
+FRAGILE = """
+import os
+import signal
+from pathlib import Path
+
+class Fragile:
+    name = "fragile"
+    needs = ()
+
+    def score(self, candidate):
+        mark = os.environ.get("CKPTBENCH_TEST_FRAGILE")
+        if mark and candidate.checkpoint.epoch == 1 and not Path(mark).exists():
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1.0
+"""
+
+
 def write_suite(folder: Path, text: str = SUITE, name: str = "tiny") -> Path:
     path = folder / f"{name}.toml"
     path.write_text(text)
     return path
+
+
+def run_suite(
+    suite: Path, folder: Path, workers: int = 1, plugins: tuple[str, ...] = (), upto: Stage = "truth"
+) -> Bench:
+    """All stages and the tables, in ``folder``/store and ``folder``/results."""
+    options = Options(device="cpu", workers=workers, plugins=plugins)
+    bench = Bench(load_suite(suite), Store(folder / "store"), options)
+    bench.run(upto)
+    bench.tables(folder / "results")
+    return bench
 
 
 def read_tables(folder: Path) -> dict[str, pd.DataFrame | dict[str, np.ndarray]]:

@@ -1,0 +1,255 @@
+"""Truth at any scale: kills, crashes, failures, other processes, workers and a cluster change no number."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny import FRAGILE, SUITE, assert_same_tables, ckptbench, forked, run_suite, wait_exit, write_suite
+
+from ckptbench import pretrain, truth
+from ckptbench.pipeline import Bench
+from ckptbench.store import Store
+from ckptbench.types import Cell
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plugins") / "fragile_score.py"
+    path.write_text(FRAGILE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    text = SUITE.replace('"logme"', '"logme", "fragile"')
+    return write_suite(tmp_path_factory.mktemp("suite"), text)
+
+
+@pytest.fixture(scope="module")
+def calm(suite: Path, plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Bench, float]:
+    """An undisturbed run in one process: its folder, and how long it took."""
+    folder = tmp_path_factory.mktemp("calm")
+    run_suite(suite, folder / "warm", plugins=(str(plugin),))  # imports and caches
+    before = time.monotonic()
+    bench = run_suite(suite, folder, plugins=(str(plugin),))
+    return folder, bench, time.monotonic() - before
+
+
+def test_the_undisturbed_run_is_whole(calm: tuple[Path, Bench, float]) -> None:
+    table = pd.read_csv(calm[0] / "results" / "tiny" / "truth.csv")
+    assert Counter(table["kind"]) == {"fe": 8, "ft": 8}
+    assert set(table["status"]) == {"ok"}
+    assert table["accuracy"].nunique() > 4
+    scores = pd.read_csv(calm[0] / "results" / "tiny" / "scores.csv")
+    assert set(scores["status"]) == {"ok"}
+    assert scores["selector"].nunique() == 7
+
+
+def test_killed_ten_times_it_ends_with_the_same_tables(
+    tmp_path: Path, suite: Path, plugin: Path, calm: tuple[Path, Bench, float]
+) -> None:
+    folder, _, seconds = calm
+    rng = random.Random(0)
+    seen = set()
+    for _ in range(10):
+        with forked(lambda: run_suite(suite, tmp_path, plugins=(str(plugin),))) as child:
+            time.sleep(rng.uniform(0.1, 0.4) * seconds)
+            os.kill(child, signal.SIGKILL)
+            wait_exit(child)
+        seen.add(len(list(tmp_path.glob("store/**/*.*"))))
+    assert len(seen) >= 3  # it was caught at different stages
+    bench = run_suite(suite, tmp_path, plugins=(str(plugin),))
+    assert bench.store.damaged == []
+    assert_same_tables(tmp_path / "results" / "tiny", folder / "results" / "tiny")
+
+
+def test_two_processes_on_one_store_compute_nothing_twice_and_agree(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suite: Path,
+    plugin: Path,
+    calm: tuple[Path, Bench, float],
+) -> None:
+    log = tmp_path / "log"
+    write_cell, write_features, write_text = Store.write_cell, Store.write_features, pretrain.write_text
+
+    def note(what: str) -> None:
+        with log.open("a") as file:
+            file.write(what + "\n")
+
+    def noted_cell(self: Store, cell: Cell) -> None:
+        note(f"cell {cell.digest}")
+        write_cell(self, cell)
+
+    def noted_features(self: Store, key: dict, *rest: object) -> None:
+        note(f"features {json.dumps(key, sort_keys=True)}")
+        write_features(self, key, *rest)
+
+    def noted_text(path: Path, text: str) -> None:
+        note(f"epoch {len(json.loads(text)['checkpoints'])}")
+        write_text(path, text)
+
+    monkeypatch.setattr(Store, "write_cell", noted_cell)
+    monkeypatch.setattr(Store, "write_features", noted_features)
+    monkeypatch.setattr(pretrain, "write_text", noted_text)
+
+    def work(name: str) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "store").symlink_to(tmp_path / "store")
+        run_suite(suite, tmp_path / name, plugins=(str(plugin),))
+
+    (tmp_path / "store").mkdir()
+    with forked(lambda: work("one")) as one, forked(lambda: work("two")) as two:
+        assert wait_exit(one) == 0
+        assert wait_exit(two) == 0
+    counts = Counter(log.read_text().splitlines())
+    # All the splits of 4 checkpoints share their heads: a head is written with each split.
+    twice = [line for line, count in counts.items() if count > 1 and "head/1" not in line]
+    assert twice == []
+    cells = len(list((calm[0] / "store").glob("cells/*/*.json")))
+    assert sum(line.startswith("cell") for line in counts) == cells
+    assert sum(line.startswith("epoch") for line in counts) == 4
+    for name in ("one", "two"):
+        assert_same_tables(tmp_path / name / "results" / "tiny", calm[0] / "results" / "tiny")
+
+
+def same_cell(one: Cell, other: Cell) -> None:
+    assert one.digest == other.digest
+    assert replace(one, key={}, seconds=0.0) == replace(other, key={}, seconds=0.0)
+
+
+def alone(folder: Path, calm: tuple[Path, Bench, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store with the undisturbed run's source run and features and none of its cells; no warm network."""
+    shutil.copytree(calm[0] / "store" / "runs", folder / "runs")
+    shutil.copytree(calm[0] / "store" / "features", folder / "features")
+    monkeypatch.setattr(truth, "_networks", {})
+    truth._target_on.cache_clear()
+
+
+@pytest.mark.parametrize("number", [0, 5, 7])
+def test_a_fine_tuned_cell_alone_equals_the_cell_in_a_full_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calm: tuple[Path, Bench, float], number: int
+) -> None:
+    """Bit for bit: accuracy, correctness of each example, loss and deviation from the first weights."""
+    alone(tmp_path, calm, monkeypatch)
+    task = calm[1].ft_tasks()[number]
+    (found,) = replace(task, store=tmp_path).run()
+    (key,) = task.cell_keys()
+    same_cell(found, calm[1].store.read_cell(key))
+
+
+def test_a_frozen_feature_cell_alone_equals_the_cell_in_a_full_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calm: tuple[Path, Bench, float]
+) -> None:
+    """In the correctness of each example: one seed of two, and of features extracted alone."""
+    alone(tmp_path, calm, monkeypatch)
+    task = calm[1].fe_tasks()[2]
+    protocol = task.protocol.model_copy(update={"seeds": 1})
+    (found,) = replace(task, store=tmp_path, protocol=protocol).run()
+    expected = calm[1].store.read_cell(task.cell_keys()[0])
+    assert found.digest == expected.digest
+    assert found.extra["correct"] == expected.extra["correct"]
+    assert found.value == expected.value
+
+
+def truth_rows(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "results" / "tiny" / "truth.csv", keep_default_na=False)
+
+
+def test_a_cell_that_diverges_is_recorded_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_suite(tmp_path, SUITE.replace("lr = 0.02", "lr = 1e30"))
+    bench = run_suite(path, tmp_path)
+    table = truth_rows(tmp_path)
+    assert Counter(table["kind"] + " " + table["status"]) == {"fe ok": 8, "ft failed": 8}
+    failed = table[table["status"] == "failed"]
+    assert failed["message"].str.contains("fine-tuning by ft diverged").all()
+    assert (failed["accuracy"] == "").all()
+    tried: list[str] = []
+    run = truth.FTTask.run
+    monkeypatch.setattr(truth.FTTask, "run", lambda task: tried.append(task.name) or run(task))
+    monkeypatch.setattr(truth.FETask, "run", lambda task: tried.append(task.name))
+    Bench(bench.suite, bench.store, bench.options).truth()
+    assert len(tried) == 8  # the failed ones, and none that is there
+
+
+MOODY = """
+import os
+from torch import nn
+from ckptbench.checkpoints import last_linear
+
+class Moody(nn.Sequential):
+    def forward(self, x):
+        if len(x) == 7 and "MOODY" in os.environ:
+            raise KeyError("not today")
+        return super().forward(x)
+
+class MoodyExtractor:
+    name = "moody"
+
+    def architectures(self):
+        return ["moody"]
+
+    def build(self, architecture, classes):
+        return Moody(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU(), nn.Linear(16, classes))
+
+    def head(self, model):
+        return last_linear(model)
+"""
+
+
+def test_a_network_that_raises_is_recorded_and_computed_once_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "moody_nets.py").write_text(MOODY)
+    text = SUITE.replace("smallcnn:width=4", "moody").replace("lr = 0.02\nbatch = 20", "lr = 0.02\nbatch = 7")
+    path, plugins = write_suite(tmp_path, text), (str(tmp_path / "moody_nets.py"),)
+    monkeypatch.setenv("MOODY", "")
+    run_suite(path, tmp_path, plugins=plugins)
+    failed = truth_rows(tmp_path).query("status == 'failed'")
+    assert list(failed["message"].unique()) == ["KeyError: 'not today'"]
+    assert list(failed["kind"]) == ["ft"] * 8
+    monkeypatch.delenv("MOODY")
+    run_suite(path, tmp_path, plugins=plugins)
+    assert set(truth_rows(tmp_path)["status"]) == {"ok"}
+
+
+def test_two_workers_of_which_one_dies_give_the_same_tables(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suite: Path,
+    plugin: Path,
+    calm: tuple[Path, Bench, float],
+) -> None:
+    mark = tmp_path / "mark"
+    monkeypatch.setenv("CKPTBENCH_TEST_FRAGILE", str(mark))
+    run_suite(suite, tmp_path, workers=2, plugins=(str(plugin),))
+    assert mark.exists()  # a worker did die
+    assert_same_tables(tmp_path / "results" / "tiny", calm[0] / "results" / "tiny")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray, the optional extra: cluster")
+def test_a_ray_cluster_of_which_a_worker_dies_gives_the_same_tables(
+    tmp_path: Path, suite: Path, plugin: Path, calm: tuple[Path, Bench, float]
+) -> None:
+    mark = tmp_path / "mark"
+    done = ckptbench(
+        "truth", suite, "--cluster", "local", "--device", "cpu", "--plugins", plugin,
+        "--store", "store", "--out", "results",
+        cwd=tmp_path, CKPTBENCH_TEST_FRAGILE=str(mark), RAY_USAGE_STATS_ENABLED="0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert mark.exists()  # a worker did die
+    assert_same_tables(tmp_path / "results" / "tiny", calm[0] / "results" / "tiny")
