@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +33,7 @@ from ckptbench.store import Store
 from ckptbench.types import Checkpoint, InputError
 
 N, D, C, EPOCHS = 60, 12, 3, 7
+BUDGET = 20_000
 SELECTORS = ("logme", "ridge-loo:scale=std", "leep", "gram-transfer", "ncti", "bss", "last-epoch", "chance")
 MINE = '''"""A score of mine."""
 
@@ -108,7 +110,7 @@ def small(bench):
     """A bundle of a part of the rows, in a results folder of its own."""
     folder = bench.results.parent / "small"
     shutil.copytree(bench.results, folder)
-    freeze(bench, folder, budget=20_000)
+    freeze(bench, folder, budget=BUDGET)
     return folder
 
 
@@ -138,14 +140,15 @@ def test_a_budget_for_everything_changes_no_score(bench):
 
 def test_a_small_budget_is_kept_and_rows_come_evenly_from_all_classes(small):
     bundle = load_frozen(small / "frozen")
-    arrays = [np.load(path) for path in (small / "frozen").glob("*.npy")]
-    assert sum(array.nbytes for array in arrays if array.ndim > 1) <= 20_000
+    assert sum(path.stat().st_size for path in (small / "frozen").glob("*.npz")) <= BUDGET
     for unit in bundle.manifest.units:
-        labels = np.load(small / "frozen" / unit.arrays["labels"])
+        with np.load(small / "frozen" / unit.file) as arrays:
+            labels = arrays["labels"]
         assert 6 < unit.rows == len(labels) < N
         assert len(set(np.bincount(labels))) == 1
-    rows = np.load(small / "frozen" / "source-0-row_labels.npy")
-    assert np.bincount(rows).tolist() == [2] * (C + 2)  # a tenth of the budget, two a class at least
+    with np.load(small / "frozen" / "source-0.npz") as arrays:
+        # a tenth of the budget, two a class at least
+        assert np.bincount(arrays["row_labels"]).tolist() == [2] * (C + 2)
 
 
 def test_candidates_are_the_stored_ones_on_the_same_rows_at_every_epoch(bench, small):
@@ -190,7 +193,7 @@ def test_the_effect_is_the_difference_of_two_agreements(small):
 
 def test_freezing_twice_gives_the_same_bytes(bench, small):
     before = load_frozen(small / "frozen").manifest
-    assert freeze(bench, small, budget=20_000).files == before.files
+    assert freeze(bench, small, budget=BUDGET).files == before.files
 
 
 def test_a_checkpoint_without_head_or_source_rows_has_none(bench, tmp_path):
@@ -224,10 +227,10 @@ def test_what_does_not_fit_is_not_frozen(bench, small, monkeypatch):
         freeze(bench, small, budget=500)
     monkeypatch.setattr(frozen, "LIMIT", 25_000)
     with pytest.raises(InputError, match="smaller budget"):
-        freeze(bench, small, budget=20_000)
+        freeze(bench, small, budget=BUDGET)
     other = SimpleNamespace(**{**vars(bench), "suite": SimpleNamespace(name="fake", digest="f" * 16)})
     with pytest.raises(InputError, match="another version of fake"):
-        freeze(other, small)
+        freeze(other, small, budget=BUDGET)
     assert load_frozen(small / "frozen").manifest == before  # what was there stays
     assert not (small / ".frozen.part").exists()
 
@@ -240,6 +243,12 @@ def _rewrite(folder: Path, name: str, data: bytes) -> None:
     (folder / "frozen.json").write_text(json.dumps(manifest))
 
 
+def _load_candidates(folder: Path) -> None:
+    bundle = load_frozen(folder)
+    for candidate in bundle.candidates(bundle.manifest.units[0], folder):
+        candidate.load(Spectrum)
+
+
 class _Payload:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -248,44 +257,44 @@ class _Payload:
         return Path.touch, (self.path,)
 
 
-def test_pickles_are_refused_and_never_run(copy, tmp_path):
-    trap = tmp_path / "trap"
-    objects = tmp_path / "objects.npy"
-    np.save(objects, np.array([_Payload(trap)] * 20, dtype=object), allow_pickle=True)
-    for data in (objects.read_bytes(), pickle.dumps(_Payload(trap))):
-        _rewrite(copy, "unit-0-labels.npy", data)
-        with pytest.raises(InputError, match="not an array of numbers"):
-            load_frozen(copy)
+@pytest.mark.parametrize("kind", ["pickle", "npy", "npz", "text", "bytes", "shape", "damaged"])
+@pytest.mark.parametrize("array", ["labels", "features-3"])
+def test_anything_but_arrays_of_numbers_is_refused_and_never_run(copy, tmp_path, kind, array):
+    trap, path, spoilt = tmp_path / "trap", copy / "unit-0.npz", tmp_path / "spoilt.npz"
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    objects = np.array([_Payload(trap)] * 20, dtype=object)
+    if kind == "pickle":
+        spoilt.write_bytes(pickle.dumps(_Payload(trap)))
+    elif kind == "npy":
+        np.save(tmp_path / "spoilt.npy", objects, allow_pickle=True)
+        spoilt.write_bytes((tmp_path / "spoilt.npy").read_bytes())
+    elif kind == "bytes":
+        np.savez(spoilt, **{name: a for name, a in arrays.items() if name != array})
+        with zipfile.ZipFile(spoilt, "a") as archive:
+            archive.writestr(array, pickle.dumps(_Payload(trap)))
+    elif kind == "damaged":
+        spoilt.write_bytes(path.read_bytes()[:-100])
+    else:
+        other = {"npz": objects, "text": np.array(["a"] * 20), "shape": arrays[array][1:]}[kind]
+        np.savez(spoilt, **{**arrays, array: other})
+    _rewrite(copy, path.name, spoilt.read_bytes())
+    with pytest.raises(InputError, match=r"unit-0\.npz.* no array of numbers"):
+        _load_candidates(copy)
     assert not trap.exists()
 
 
-def test_arrays_of_text_and_archives_are_refused(copy, tmp_path):
-    np.save(tmp_path / "text.npy", np.array(["a"] * 20))
-    np.savez(tmp_path / "archive.npz", labels=np.arange(20))
-    for name in ("text.npy", "archive.npz"):
-        _rewrite(copy, "unit-0-labels.npy", (tmp_path / name).read_bytes())
-        with pytest.raises(InputError, match="not an array of numbers"):
-            load_frozen(copy)
-
-
 def test_changed_and_missing_files_are_named(copy):
-    data = bytearray((copy / "unit-1-features.npy").read_bytes())
+    data = bytearray((copy / "unit-1.npz").read_bytes())
     data[-1] ^= 1
-    (copy / "unit-1-features.npy").write_bytes(data)
-    with pytest.raises(InputError, match=r"unit-1-features\.npy was changed"):
+    (copy / "unit-1.npz").write_bytes(data)
+    with pytest.raises(InputError, match=r"unit-1\.npz was changed"):
         load_frozen(copy)
-    (copy / "unit-1-features.npy").unlink()
+    (copy / "unit-1.npz").unlink()
     with pytest.raises(InputError, match="which is no file beside it"):
         load_frozen(copy)
     (copy / "frozen.json").unlink()
     with pytest.raises(InputError, match="no frozen bundle"):
-        load_frozen(copy)
-
-
-def test_arrays_that_do_not_fit_together_are_named(copy, tmp_path):
-    np.save(tmp_path / "short.npy", np.zeros(3, dtype=np.int64))
-    _rewrite(copy, "unit-0-labels.npy", (tmp_path / "short.npy").read_bytes())
-    with pytest.raises(InputError, match=r"unit-0-labels\.npy has shape \(3,\), expected N="):
         load_frozen(copy)
 
 
@@ -295,10 +304,14 @@ def test_arrays_that_do_not_fit_together_are_named(copy, tmp_path):
         (lambda m: m.update(version=2), "version"),
         (lambda m: m.update(extra=1), "extra"),
         (lambda m: m["files"].update({"../correct.npz": "0" * 64}), "which is no file beside it"),
-        (lambda m: m["files"].pop("unit-0-labels.npy"), "no digest of unit-0-labels.npy"),
-        (lambda m: m["units"][0]["arrays"].pop("labels"), "lacks features or labels"),
+        (lambda m: m["files"].pop("unit-0.npz"), "no digest of unit-0.npz"),
         (lambda m: m["units"][0].update(source="run9"), "no source run 'run9'"),
-        (lambda m: m["sources"][0]["checkpoints"].pop(), "expected E=6"),
+        (lambda m: m["units"][0].update(rows=5), "no array of numbers of shape"),
+        (lambda m: m["sources"][0]["checkpoints"].pop(), "no array of numbers of shape"),
+        (
+            lambda m: m["sources"][0]["checkpoints"].append(m["sources"][0]["checkpoints"][0]),
+            "no array of numbers",
+        ),
     ],
 )
 def test_manifests_that_say_otherwise_are_refused(copy, change, words):
@@ -306,7 +319,7 @@ def test_manifests_that_say_otherwise_are_refused(copy, change, words):
     change(manifest)
     (copy / "frozen.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=words):
-        load_frozen(copy)
+        _load_candidates(copy)
 
 
 def test_tables_of_another_suite_digest_are_not_mixed_in(copy):

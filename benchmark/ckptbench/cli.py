@@ -478,7 +478,7 @@ def judge_selector(
 @app.command()
 def freeze(
     suite: SuiteName,
-    budget: Annotated[float, typer.Option("--budget", help="megabytes of arrays")] = 5.0,
+    budget: Annotated[float, typer.Option("--budget", help="megabytes of arrays")] = 8.0,
     out: Out = Path("results"),
     store: StorePath = None,
     workers: Workers = None,

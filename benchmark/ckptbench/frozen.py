@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,19 +40,9 @@ if TYPE_CHECKING:
     from ckptbench.pipeline import Bench
 
 LIMIT = 20_000_000  # bytes that the bundles of all suites may take together
-BUDGET = 5_000_000  # bytes of arrays in one bundle
-SOURCE_SHARE = 0.1  # of the budget for rows of the source set, which few scores look at
+SOURCE_SHARE = 0.1  # of the budget for heads and rows of the source set, which few scores look at
 
-Role = Literal["features", "labels", "weight", "bias", "rows", "row_labels"]
-# Axes of the arrays: Epochs, N examples, D features, C source classes, R source rows.
-AXES: dict[Role, str] = {
-    "features": "END",
-    "labels": "N",
-    "weight": "ECD",
-    "bias": "EC",
-    "rows": "ERD",
-    "row_labels": "R",
-}
+Rows = NDArray[np.int64]
 
 
 class _Strict(BaseModel):
@@ -65,23 +56,33 @@ class FrozenCheckpoint(_Strict):
 
 
 class FrozenSource(_Strict):
-    """A source run. ``arrays`` has weight and bias where it has a head, rows and row_labels where known."""
+    """A source run with E ``checkpoints`` and D the ``dimension`` of its features.
+
+    ``file`` holds weight (E x C x D) and bias (E x C) where the run has a head of C ``classes``; row_labels
+    (R) and for each checkpoint rows-0, rows-1, ... (R x D) where ``rows`` R of the source set are known.
+    """
 
     name: str
     architecture: str
+    dimension: int
+    classes: int | None
+    rows: int | None
     checkpoints: tuple[FrozenCheckpoint, ...]
-    arrays: dict[Role, str]
+    file: str
 
 
 class FrozenUnit(_Strict):
-    """A source run on a target: ``rows`` of its ``examples``; ``arrays`` has features and labels."""
+    """A source run on a target, N ``rows`` out of its ``examples``.
+
+    ``file`` holds labels (N) and, for each checkpoint, features-0, features-1, ... (N x D).
+    """
 
     source: str
     target: str
     seed: int
     rows: int
     examples: int
-    arrays: dict[Role, str]
+    file: str
 
 
 class Manifest(_Strict):
@@ -105,18 +106,25 @@ class Manifest(_Strict):
 
 @dataclass(frozen=True)
 class FrozenCandidate(CandidateFiles):
-    """One candidate of a bundle; ``features`` holds the digests of the arrays that it is made of."""
+    """The candidate at one position of a unit's trajectory, which ``load`` reads from the bundle."""
 
-    arrays: tuple[tuple[Role, Path], ...] = ()
+    folder: Path = Path()
+    unit: FrozenUnit | None = None
+    run: FrozenSource | None = None
     position: int = 0
 
     def load(self, make_spectrum: Callable[..., Spectrum]) -> Candidate:
-        arrays = {role: read_array(path) for role, path in self.arrays}
-        features, logits, source = arrays["features"][self.position], None, None
-        if "weight" in arrays:
-            logits = logits_of(features, arrays["weight"][self.position], arrays["bias"][self.position])
-        if "rows" in arrays:
-            source = SourceRows(arrays["rows"][self.position], arrays["row_labels"])
+        assert self.unit is not None
+        assert self.run is not None
+        arrays, of_run = _Archive(self.folder / self.unit.file), _Archive(self.folder / self.run.file)
+        d, at, epochs = self.run.dimension, self.position, len(self.run.checkpoints)
+        features, logits, source = arrays.read(f"features-{at}", self.unit.rows, d), None, None
+        if self.run.classes is not None:
+            weight = of_run.read("weight", epochs, self.run.classes, d)[at]
+            logits = logits_of(features, weight, of_run.read("bias", epochs, self.run.classes)[at])
+        if self.run.rows is not None:
+            rows = of_run.read(f"rows-{at}", self.run.rows, d)
+            source = SourceRows(rows, of_run.read("row_labels", self.run.rows))
         probs = None if logits is None else softmax(logits, axis=1)
         return Candidate(
             features,
@@ -132,34 +140,30 @@ class FrozenCandidate(CandidateFiles):
 
 @dataclass(frozen=True)
 class Frozen:
-    """A bundle whose files fit their digests and each other; the tables lie in the folder above."""
+    """A bundle whose files fit their digests; the tables lie in the folder above."""
 
     folder: Path
     manifest: Manifest
 
-    def arrays(self, unit: FrozenUnit) -> dict[Role, str]:
-        """The file of each role, for a unit and its source."""
-        source = next(source for source in self.manifest.sources if source.name == unit.source)
-        return {**source.arrays, **unit.arrays}
-
     def candidates(self, unit: FrozenUnit, store: Path) -> list[FrozenCandidate]:
         """The trajectory of a unit; the scores of its candidates are kept in ``store``."""
-        (source,) = (source for source in self.manifest.sources if source.name == unit.source)
-        arrays = self.arrays(unit)
-        key = {"frozen": {role: self.manifest.files[name] for role, name in arrays.items()}}
-        labels = np.array(read_array(self.folder / arrays["labels"]))
+        run = next(source for source in self.manifest.sources if source.name == unit.source)
+        key = {"frozen": [self.manifest.files[name] for name in (unit.file, run.file)]}
+        labels = _Archive(self.folder / unit.file).read("labels", unit.rows)
         return [
             FrozenCandidate(
                 store,
                 {**key, "position": position},
                 labels,
-                Checkpoint(source.name, c.epoch, source.architecture, c.digest, None, c.source_accuracy),
+                Checkpoint(run.name, c.epoch, run.architecture, c.digest, None, c.source_accuracy),
                 unit.seed,
                 key,
-                arrays=tuple((role, self.folder / name) for role, name in arrays.items()),
+                folder=self.folder,
+                unit=unit,
+                run=run,
                 position=position,
             )
-            for position, c in enumerate(source.checkpoints)
+            for position, c in enumerate(run.checkpoints)
         ]
 
     def scores(self, specs: Iterable[PluginSpec], store: Store, workers: int | None = None) -> pd.DataFrame:
@@ -232,49 +236,45 @@ def load_frozen(folder: str | Path) -> Frozen:
             raise InputError(f"{path} names {name!r}, which is no file beside it")
         if _sha256(file) != sha256:
             raise InputError(f"{file} was changed: its digest is not the one in frozen.json")
-    frozen = Frozen(path.parent, manifest)
-    _check_arrays(frozen)
-    return frozen
-
-
-def _check_arrays(frozen: Frozen) -> None:
-    manifest, where = frozen.manifest, frozen.folder / "frozen.json"
-    sources = {source.name: source for source in manifest.sources}
+    runs = {source.name for source in manifest.sources}
     for unit in manifest.units:
-        if unit.source not in sources:
-            raise InputError(f"{where} has no source run {unit.source!r}, which a unit names")
-        arrays = frozen.arrays(unit)
-        for a, b in (("features", "labels"), ("weight", "bias"), ("rows", "row_labels")):
-            if (a in arrays) != (b in arrays) or "features" not in arrays:
-                raise InputError(f"{where}: {unit.source} on {unit.target} lacks {a} or {b}")
-        sizes = {"E": len(sources[unit.source].checkpoints), "N": unit.rows}
-        for role, name in arrays.items():
-            if name not in manifest.files:
-                raise InputError(f"{where} gives no digest of {name}")
-            shape = read_array(frozen.folder / name).shape
-            axes = AXES[role]
-            if len(shape) != len(axes) or any(
-                sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True)
-            ):
-                wanted = " x ".join(f"{axis}={sizes.get(axis, 'any')}" for axis in axes)
-                raise InputError(f"{frozen.folder / name} has shape {shape}, expected {wanted}")
+        if unit.source not in runs:
+            raise InputError(f"{path} has no source run {unit.source!r}, which a unit names")
+    for name in [run.file for run in manifest.sources] + [unit.file for unit in manifest.units]:
+        if name not in manifest.files:
+            raise InputError(f"{path} gives no digest of {name}")
+    return Frozen(path.parent, manifest)
 
 
-def read_array(path: Path) -> Array:
-    """A .npy file as a read-only memory map.
+@dataclass(frozen=True)
+class _Archive:
+    """A .npz file of numbers, whose arrays are read one by one."""
 
-    Raises
-    ------
-    InputError
-        If it is anything but an array of numbers: pickled objects are refused, not loaded.
-    """
-    try:
-        array: Array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not an array of numbers: {error}") from None
-    if array.dtype.kind not in "fi":
-        raise InputError(f"{path} is not an array of numbers but of {array.dtype}")
-    return array
+    path: Path
+
+    def read(self, name: str, *shape: int) -> Array:
+        """An array of a known shape.
+
+        Raises
+        ------
+        InputError
+            If it is missing, of another shape or of anything but numbers: objects are never unpickled.
+        """
+        try:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                array = arrays[name]
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise InputError(f"{self.path} has no array of numbers {name!r}: {error}") from None
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fi" or array.shape != shape:
+            raise InputError(f"{self.path}: {name!r} is no array of numbers of shape {shape}")
+        return array
+
+    def write(self, arrays: dict[str, Array]) -> None:
+        """Equal content gives equal bytes; bzip2 halves float16 features that have gone through a ReLU."""
+        with atomic(self.path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _sha256(path: Path) -> str:
@@ -362,7 +362,7 @@ def judge_selector(
 # --------------------------------------------------------------------------------------------- freezing
 
 
-def freeze(bench: Bench, folder: str | Path, budget: int = BUDGET) -> Manifest:
+def freeze(bench: Bench, folder: str | Path, budget: int) -> Manifest:
     """Write a suite's bundle to ``folder/frozen`` and measure what the sampling does.
 
     Examples are sampled by class with a seed, the same for every checkpoint, at the largest common share
@@ -438,95 +438,113 @@ class _Split:
     labels: Array
     seed: int
 
-    def bytes(self, rows: int) -> int:
-        return sum(rows * array.shape[1] * array.itemsize for array in self.arrays)
+    @classmethod
+    def of(cls, store: Store, keys: Sequence[dict[str, Any] | None], labels: Array, seed: int) -> _Split:
+        arrays = [
+            array for key in keys if key is not None and (array := store.read_features(key)) is not None
+        ]
+        if len(arrays) < len(keys):
+            raise InputError("features of some checkpoints are not in the store: extract first")
+        return cls(arrays, labels, derive_seed(seed, "frozen"))
 
-
-def _split(store: Store, keys: Sequence[dict[str, Any] | None], labels: Array, seed: int) -> _Split:
-    arrays = [store.read_features(key) for key in keys if key is not None]
-    found = [array for array in arrays if array is not None]
-    if len(found) < len(keys):
-        raise InputError("features of some checkpoints are not in the store: extract first")
-    return _Split(found, labels, derive_seed(seed, "frozen"))
-
-
-def _sample(splits: Sequence[_Split], budget: float) -> list[NDArray[np.int64]]:
-    """Rows of each split: the largest common share by class that fits, two examples a class at least."""
-    share = 1.0
-    while True:
-        rows = [stratified(split.labels, share, split.seed) for split in splits]
-        size = sum(split.bytes(len(chosen)) for split, chosen in zip(splits, rows, strict=True))
-        if size <= budget or share < 1e-6:
-            return rows
-        share *= min(0.99, max(budget, 0.0) / size)
+    def sample(self, features: str, labels: str, rows: Rows) -> dict[str, Array]:
+        """Some rows, as they are named in a file."""
+        arrays = {f"{features}-{position}": array[rows] for position, array in enumerate(self.arrays)}
+        return {labels: self.labels[rows], **arrays}
 
 
 def _write_arrays(
     bench: Bench, folder: Path, budget: int
 ) -> tuple[tuple[FrozenSource, ...], tuple[FrozenUnit, ...]]:
-    files = {(source.name, target): bench.candidates(source, target) for source, target in bench.pairs}
-    runs = {source: candidates for (source, _), candidates in files.items()}
-    heads = {run: [bench.store.read_head(f.features) for f in fs] for run, fs in runs.items()}
+    store = bench.store
+    pairs = {(source.name, target): bench.candidates(source, target) for source, target in bench.pairs}
+    runs = {run: files for (run, _), files in pairs.items()}
+    heads = {run: _heads(store, files) for run, files in runs.items()}
     known = {
-        run: _split(bench.store, [f.source_features for f in fs], fs[0].source_labels, fs[0].seed)
-        for run, fs in runs.items()
-        if fs[0].source_labels is not None
+        run: _Split.of(store, [f.source_features for f in files], files[0].source_labels, files[0].seed)
+        for run, files in runs.items()
+        if files[0].source_labels is not None
     }
-    arrays: dict[str, dict[Role, Array]] = {run: {} for run in runs}
-    for run, rows in zip(known, _sample(list(known.values()), SOURCE_SHARE * budget), strict=True):
-        arrays[run] |= {"rows": _stack(known[run], rows), "row_labels": known[run].labels[rows]}
-    for run, found in heads.items():
-        there = [head for head in found if head is not None]
-        if len(there) == len(found):
-            arrays[run]["weight"] = np.stack([weight for weight, _ in there]).astype(np.float32)
-            arrays[run]["bias"] = np.stack([bias for _, bias in there]).astype(np.float32)
-    left = budget - sum(array.nbytes for roles in arrays.values() for array in roles.values())
-    splits = [
-        _split(bench.store, [f.features for f in fs], fs[0].labels, fs[0].seed) for fs in files.values()
-    ]
-    samples = _sample(splits, left)
-    missing = sum(s.bytes(len(rows)) for s, rows in zip(splits, samples, strict=True)) - left
-    if missing > 0:
-        sizes = f"{(budget + missing) / 1e6:.2f} MB, the budget is {budget / 1e6:.2f} MB"
+    splits = {
+        pair: _Split.of(store, [f.features for f in files], files[0].labels, files[0].seed)
+        for pair, files in pairs.items()
+    }
+
+    def write_runs(rows: Sequence[Rows]) -> None:
+        chosen = dict(zip(known, rows, strict=True))
+        for i, run in enumerate(runs):
+            arrays = known[run].sample("rows", "row_labels", chosen[run]) if run in known else {}
+            _Archive(folder / f"source-{i}.npz").write({**heads[run], **arrays})
+
+    def write_units(rows: Sequence[Rows]) -> None:
+        for i, (split, chosen) in enumerate(zip(splits.values(), rows, strict=True)):
+            _Archive(folder / f"unit-{i}.npz").write(split.sample("features", "labels", chosen))
+
+    run_rows = dict(
+        zip(known, _fit(list(known.values()), write_runs, folder, SOURCE_SHARE * budget), strict=True)
+    )
+    unit_rows = _fit(list(splits.values()), write_units, folder, budget)
+    if _bytes(folder) > budget:
+        sizes = f"{_bytes(folder) / 1e6:.2f} MB, the budget is {budget / 1e6:.2f} MB"
         raise InputError(f"two examples a class and the source heads take {sizes}")
-
-    def write(prefix: str, roles: dict[Role, Array]) -> dict[Role, str]:
-        names: dict[Role, str] = {role: f"{prefix}-{role}.npy" for role in roles}
-        for role, array in roles.items():
-            with atomic(folder / names[role]) as file:
-                np.save(file, array, allow_pickle=False)
-        return names
-
     sources = tuple(
         FrozenSource(
             name=run,
-            architecture=fs[0].checkpoint.architecture,
+            architecture=files[0].checkpoint.architecture,
+            dimension=next(split for (name, _), split in splits.items() if name == run).arrays[0].shape[1],
+            classes=heads[run]["bias"].shape[1] if heads[run] else None,
+            rows=len(run_rows[run]) if run in known else None,
             checkpoints=tuple(
                 FrozenCheckpoint(epoch=c.epoch, digest=c.digest, source_accuracy=c.source_accuracy)
-                for c in (f.checkpoint for f in fs)
+                for c in (file.checkpoint for file in files)
             ),
-            arrays=write(f"source-{i}", arrays[run]),
+            file=f"source-{i}.npz",
         )
-        for i, (run, fs) in enumerate(runs.items())
+        for i, (run, files) in enumerate(runs.items())
     )
     units = tuple(
         FrozenUnit(
-            source=source,
+            source=run,
             target=target,
-            seed=fs[0].seed,
+            seed=files[0].seed,
             rows=len(rows),
-            examples=len(split.labels),
-            arrays=write(f"unit-{i}", {"features": _stack(split, rows), "labels": split.labels[rows]}),
+            examples=len(files[0].labels),
+            file=f"unit-{i}.npz",
         )
-        for i, (((source, target), fs), split, rows) in enumerate(
-            zip(files.items(), splits, samples, strict=True)
-        )
+        for i, (((run, target), files), rows) in enumerate(zip(pairs.items(), unit_rows, strict=True))
     )
     return sources, units
 
 
-def _stack(split: _Split, rows: NDArray[np.int64]) -> Array:
-    return np.stack([array[rows] for array in split.arrays])
+def _heads(store: Store, files: Sequence[CandidateFiles]) -> dict[str, Array]:
+    """weight and bias of all checkpoints; nothing for a bare backbone."""
+    heads = [head for file in files if (head := store.read_head(file.features)) is not None]
+    if len(heads) < len(files):
+        return {}
+    weights, biases = zip(*heads, strict=True)
+    return {"weight": np.stack(weights).astype(np.float32), "bias": np.stack(biases).astype(np.float32)}
+
+
+def _fit(
+    splits: Sequence[_Split], write: Callable[[Sequence[Rows]], None], folder: Path, budget: float
+) -> list[Rows]:
+    """Write the largest common share by class with which the folder fits the budget, and return its rows.
+
+    Two examples a class stay, even where they do not fit.
+    """
+    share, rows = 1.0, [np.arange(len(split.labels)) for split in splits]
+    while True:
+        write(rows)
+        size, before = _bytes(folder), sum(map(len, rows))
+        while size > budget and share > 1e-6 and sum(map(len, rows)) == before:
+            share *= min(0.99, budget / size)
+            rows = [stratified(split.labels, share, split.seed) for split in splits]
+        if sum(map(len, rows)) == before:
+            return rows
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _effect(whole: pd.DataFrame, frozen: pd.DataFrame) -> pd.DataFrame:
