@@ -9,7 +9,7 @@ from pathlib import Path
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-import pytest
+import pytest  # noqa: E402 (after the threads are set)
 
 ROOT = Path(__file__).resolve().parents[1]
 
