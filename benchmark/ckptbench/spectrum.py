@@ -33,6 +33,12 @@ PENALTIES: Float = np.logspace(-8, 1, 19)
 """Ridge penalties that ``leave_one_out`` tries, as multiples of the largest squared singular value."""
 
 
+def _locked(array: Float) -> Float:
+    """The array itself, from now on read-only: selectors share it."""
+    array.flags.writeable = False
+    return array
+
+
 class _Eigen:
     """Eigenpairs of a symmetric matrix (lower triangle, overwritten), largest eigenvalue first."""
 
@@ -201,11 +207,14 @@ class Spectrum:
             projected[: self.rank] /= self.sigma[: self.rank, None]
         self.projections: Float = projected[:, :-1]
         self.ones_projection: Float = np.zeros(len(projected)) if centred else projected[:, -1]
+        own = "mean", "label_mean", "label_norm2", "row_norm2", "class_sums", "sigma2", "projections"
+        for name in (*own, "ones_projection"):
+            _locked(getattr(self, name))
 
     @cached_property
     def sigma(self) -> Float:
         """(r,) singular values, largest first."""
-        return np.sqrt(self.sigma2)
+        return _locked(np.sqrt(self.sigma2))
 
     @property
     def energy(self) -> float:
@@ -223,21 +232,21 @@ class Spectrum:
         if self.n >= self.d:
             vectors = self._eigen.vectors.copy()
             vectors[:, self.rank :] = 0.0
-            return vectors
+            return _locked(vectors)
         vectors = np.zeros((self.d, self.n))
         left = self.left[:, : self.rank] / self.sigma[: self.rank]
         for rows, block in self.rows():
             vectors[:, : self.rank] += block.T @ left[rows]
-        return vectors
+        return _locked(vectors)
 
     @cached_property
     def left(self) -> Float:
         """U, N x r; columns past ``rank`` are zero."""
         if self.n >= self.d:
-            return np.concatenate([block for _, block in self.left_blocks()])
+            return _locked(np.concatenate([block for _, block in self.left_blocks()]))
         vectors = self._eigen.vectors.copy()
         vectors[:, self.rank :] = 0.0
-        return vectors
+        return _locked(vectors)
 
     def left_blocks(self) -> Iterator[tuple[slice, Float]]:
         """U in blocks (a slice of the rows, rows x r), so that N x r numbers need never be held."""
