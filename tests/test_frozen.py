@@ -385,6 +385,11 @@ def test_scores_that_fail_are_named_with_their_message(copy):
     assert "tau 0.00" in judged.sentences()[0]
 
 
+def test_rows_of_every_leaderboard_cannot_be_judged(copy):
+    with pytest.raises(InputError, match="'oracle' in .* every leaderboard"):
+        _judge(copy, MINE.replace('"mine"', '"oracle"'))
+
+
 def test_the_command_runs_without_torch_in_a_pool_of_workers(copy, tmp_path):
     """A torch that cannot be imported, in this process and in its workers."""
     (copy.parent / "mine.py").write_text(MINE.replace("return", "assert 'torch' not in sys.modules; return"))

@@ -208,8 +208,9 @@ class Frozen:
             f"{unit.rows} of {unit.examples} examples ({unit.source}, {unit.target})"
             for unit in self.manifest.units
         )
-        name = digest(self.manifest.files)
-        boards.footer.append(f"Scores are those on the frozen rows: {samples}; bundle {name}.")
+        bundle = f"bundle {digest(self.manifest.files)}, scored at commit {self.manifest.commit[:12]}"
+        bundle += " with uncommitted changes" if self.manifest.dirty else ""
+        boards.footer.append(f"Scores are those on the frozen rows: {samples}; {bundle}.")
         boards.footer.append(self.manifest.effect)
         return boards
 
@@ -348,12 +349,15 @@ def judge_selector(
     Raises
     ------
     InputError
-        If the file has no selector, or the folder no sound bundle with tables beside it.
+        If the file has no selector that could be judged, or the folder no sound bundle with tables beside it.
     """
     frozen = load_frozen(bundle)
     results = frozen.tables()
     specs = [one for spec in selectors_of(path, plugins) for one in spec.scalings]
     labels = [spec.label for spec in specs]
+    for name in ALWAYS:
+        if name in labels:
+            raise InputError(f"{name!r} in {path} is the name of a row that every leaderboard has")
     others = results.scores[~results.scores["selector"].isin(labels)]
     scores = pd.concat([others, frozen.scores(specs, Store(store), workers)], ignore_index=True)
     return Judged(labels, frozen.leaderboards(replace(results, scores=scores)))
