@@ -219,7 +219,8 @@ class Selector(Protocol):
     and labels where it is not given); ``random`` says that the score draws from ``candidate.rng``. Annotated
     class attributes with defaults are parameters. A selector with a parameter ``scale`` ("raw" or
     "std") is handed the features scaled that way. One that defines ``score_pool(candidates) ->
-    array`` instead of ``score`` sees the whole trajectory at once.
+    array`` instead of ``score`` sees the whole trajectory at once. ``direction_exempt`` gives the reason
+    why a score need not rise when the classes move apart, which `ckptbench.conformance` asks of all others.
     """
 
     name: ClassVar[str]
