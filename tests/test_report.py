@@ -22,7 +22,8 @@ from ckptbench.types import InputError
 
 NASTY = "<script>alert('$x_1$')</script>"
 PROTOCOLS = (
-    ("fe-tuned", "fe"), ("fe-raw", "fe"), ("fe-main", "fe"), ("fe-residual", "fe"), ("ft-10", "ft"),
+    ("fe-tuned", "fe"), ("fe-raw", "fe"), ("fe-main", "fe-main"), ("fe-residual", "fe-residual"),
+    ("ft-10", "ft"),
 )  # fmt: skip
 
 
@@ -349,8 +350,8 @@ FINDINGS = {
     "forest": "m, FE: a reaches τ 0.00; last-epoch 0.30, source-accuracy 0.40, perfect knowledge 0.90.",
     "protocols": "m: between protocols, FE τ 0.50, FE with FT τ −0.20 to 0.10.",
     "alike": "m: a and b (std) (τ 0.50) rank the checkpoints most alike, a and c (τ −0.20) least.",
-    "cost": "m, FE: dear loses least, nothing (−0.2 points) of accuracy, at 10.0 s a checkpoint; the "
-    "cheapest, cheap, 2.0 points at 10 ms; extraction costs 1.0 s; FE truth costs 5 min.",
+    "cost": "m, FE: dear loses least (−0.2 points of accuracy) at 10.0 s a checkpoint; the "
+    "cheapest, cheap, loses 2.0 at 10 ms; extraction costs 1.0 s; FE truth costs 5 min.",
     "spectra": "m: the middle singular value is 25 % of the largest at epoch 0 and 25 % at epoch 0.",
 }
 
@@ -362,9 +363,11 @@ def test_titles_say_the_finding_in_numbers() -> None:
 
 def test_protocols_on_parts_of_the_features_stay_out_of_the_title_unless_alone() -> None:
     taus = np.array([[1, 0.5, 0.9], [0.5, 1, np.nan], [0.9, np.nan, 1]])
-    title = figures.protocols("x", "m", ["fe", "fe", ""], ["p", "q", "main"], taus, {}, "").title
+    title = figures.protocols("x", "m", ["fe", "fe", "fe-main"], ["p", "q", "main"], taus, {}, "").title
     assert title == "m: between protocols, FE τ\u00a00.50."
-    title = figures.protocols("x", "m", ["fe", "", ""], ["p", "main", "rest"], taus, {}, "").title
+    title = figures.protocols(
+        "x", "m", ["fe", "fe-main", "fe-residual"], ["p", "main", "rest"], taus, {}, ""
+    ).title
     assert title == "m: between protocols, parts of the features τ\u00a00.50 to 0.90."
 
 
@@ -428,6 +431,8 @@ def test_numbers_as_words() -> None:
     assert figures.tau_text(float("nan")) == "none"
     assert figures.loss(-0.31) == "nothing (−0.3 points)"
     assert figures.loss(1.26) == "1.3 points"
+    short = {0.0213: "0.021", -362.4: "−362", 2.64e-5: "2.6e−5", 0.0: "0", 3e6: "3e6", -7.25: "−7.2"}
+    assert {value: figures._short_number(value) for value in short} == short
 
 
 # ------------------------------------------------------------------------- small tables of features

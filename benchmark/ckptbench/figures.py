@@ -260,6 +260,7 @@ def truth(name: str, where: str, curves: dict[str, Sequence[Curve]], source: Cur
         axes.set_ylabel("source, %")
         alt.append(f"Source accuracy: {source.words()}.")
     panels[-1].set_xlabel("epoch of pre-training")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     note = (
         "Bands: 95 % interval of the mean over seeds and test examples, less what shifts all epochs alike "
         "between seeds. Rings: the best epoch of each protocol."
@@ -276,6 +277,7 @@ def parts(name: str, where: str, main: Curve, residual: Curve, whole: Curve | No
     _draw_curves(axes, curves)
     _legend(axes, 3)
     axes.set(xlabel="epoch of pre-training", ylabel="FE accuracy, %")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
     def way(curve: Curve) -> str:
         change = 100 * (curve.mean[-1] - curve.mean[0])
@@ -322,8 +324,8 @@ def scatter(name: str, where: str, truth: Curve, panels: Sequence[Panel], note: 
         axes.set_title(
             f"{_label(panel.selector, 18)}\nτ = {tau_text(panel.tau)}", fontsize=8.2, loc="left", pad=2
         )
-        axes.xaxis.set_major_locator(MaxNLocator(2))
         axes.tick_params(labelsize=7.3, pad=1.5)
+        _ends(axes, panel.score[known])
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     sheet.supxlabel("score, in its own unit (higher is better)", fontsize=9.5)
@@ -336,6 +338,26 @@ def scatter(name: str, where: str, truth: Curve, panels: Sequence[Panel], note: 
     )
     alt = "Kendall's tau: " + ", ".join(f"{panel.selector} {tau_text(panel.tau)}" for panel in panels) + "."
     return _finish(sheet, name, title, alt, note)
+
+
+def _ends(axes: Axes, values: Float) -> None:
+    """Ticks at the lowest and the highest value, their labels turned inwards: neighbours cannot touch."""
+    ends = sorted({float(values.min()), float(values.max())}) if len(values) else []
+    axes.set_xticks(ends, [_short_number(value) for value in ends])
+    for label, last in zip(axes.get_xticklabels(), (False, True), strict=False):
+        label.set_horizontalalignment("right" if last else "left")
+
+
+def _short_number(value: float) -> str:
+    """Two figures, or all before the point: '0.021', '−360', '2.6e−5'."""
+    size = abs(value)
+    if 10 <= size < 1e5:
+        text = f"{value:.0f}"
+    elif size == 0 or size >= 1e-3:
+        text = f"{value:.2g}"
+    else:
+        text = f"{value:.1e}".replace("e-0", "e-")
+    return text.replace("-", "−").replace("e+0", "e").replace("e+", "e")
 
 
 @dataclass(frozen=True)
@@ -435,7 +457,7 @@ def protocols(
 
     Parameters
     ----------
-    kinds, labels : of the n protocols; "" for those on a part of the features, which the title leaves out
+    kinds, labels : of the n protocols; those on a part of the features (fe-main) stay out of the title
     taus : n x n
     selectors : name -> n taus
     """
@@ -453,7 +475,7 @@ def protocols(
     for i in range(n):
         for j in range(i):
             whole = kinds[i].upper() if kinds[i] == kinds[j] else "FE with FT"
-            between = whole if kinds[i] and kinds[j] else "parts of the features"
+            between = whole if {kinds[i], kinds[j]} <= {"fe", "ft"} else "parts of the features"
             pairs[between] += [taus[i, j]] * bool(np.isfinite(taus[i, j]))
     found = {between: values for between, values in pairs.items() if values}
     if len(found) > 1:
@@ -531,11 +553,16 @@ def cost(
     bottom = min(*regret, *free.values(), 0.0)
     span = (top - bottom) or 1.0
     axes.set_ylim(bottom - 0.06 * span, top + 0.06 * span)
-    for k in front:
-        axes.annotate(
-            _label(names[k], 24), (seconds[k], regret[k]), (5, 5), textcoords="offset points", fontsize=8.2,
-            annotation_clip=False,
-        )  # fmt: skip
+    named: list[int] = []
+    for k in dict.fromkeys((front[-1], front[0], *front)):
+        aside = [abs(np.log(seconds[k] / seconds[other])) / np.log(right / left) > 0.35 for other in named]
+        above = [abs(regret[k] - regret[other]) > 0.055 * span for other in named]
+        if all(one or two for one, two in zip(aside, above, strict=True)):
+            named.append(k)
+            axes.annotate(
+                _label(names[k], 24), (seconds[k], regret[k]), (5, 4), textcoords="offset points",
+                fontsize=8.2, annotation_clip=False,
+            )  # fmt: skip
     for text, (label, value) in zip(_apart(list(free.values()), 0.05 * span), free.items(), strict=True):
         axes.axhline(value, color=INK, linewidth=0.9, alpha=0.55, linestyle=":")
         axes.text(1.01, text, label, fontsize=8.2, va="center", transform=axes.get_yaxis_transform())
@@ -549,10 +576,13 @@ def cost(
         )  # fmt: skip
     axes.set(xlabel="seconds per checkpoint (log scale)", ylabel="regret, accuracy points")
     best, cheap = front[-1], front[0]
-    title = f"{where}, {kind}: {_label(names[best])} loses least, {loss(regret[best])} of accuracy, at "
+    title = (
+        f"{where}, {kind}: {_label(names[best])} loses least ({points(regret[best])} points of accuracy) at "
+    )
     title += f"{_time(seconds[best])} a checkpoint"
     if best != cheap:
-        title += f"; the cheapest, {_label(names[cheap])}, {loss(regret[cheap])} at {_time(seconds[cheap])}"
+        title += f"; the cheapest, {_label(names[cheap])}, loses {points(regret[cheap])} at "
+        title += _time(seconds[cheap])
     title += "".join(f"; {label} costs {_time(value)}" for label, value in lines.items()) + "."
     alt = (
         "Scores that no cheaper one beats: "
@@ -681,4 +711,5 @@ def score_curves(name: str, epochs: Array, scores: dict[str, Float], pick: int, 
         axes.set_ylabel("score")
         alt.append(f"{selector} is highest at epoch {epochs[int(np.nanargmax(values))]}.")
     panels[-1].set_xlabel("epoch of pre-training; dashed: the pick")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return _finish(sheet, name, title, " ".join(alt), "Higher is better; every score in its own unit.")

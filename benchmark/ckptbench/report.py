@@ -229,18 +229,9 @@ class Study:
     def everywhere(self) -> str:
         return "All targets" if len(self.units) > 1 else self.where(self.units[0])
 
-    def part(self, protocol: str) -> str:
-        return next((fe.part for fe in self.suite.fe if fe.name == protocol), "all")
-
-    def of(self, unit: Unit, kind: str = "", part: str = "all") -> list[Track]:
-        """A unit's tracks of a kind (either, without one) on all features, or on one part of them."""
-        return [
-            track
-            for track in self.tracks
-            if (track.source, track.target) == unit
-            and kind in ("", track.kind)
-            and self.part(track.protocol) == part
-        ]
+    def of(self, unit: Unit, *kinds: str) -> list[Track]:
+        """A unit's tracks of some kinds: fe, ft, or FE on a part of the features, fe-main and fe-residual."""
+        return [t for kind in kinds for t in self.tracks if (t.source, t.target, t.kind) == (*unit, kind)]
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
@@ -269,20 +260,24 @@ class Study:
         return float(self.figures[track.source, track.target, track.protocol, selector][name])
 
     def shown(self, *kinds: str) -> list[str]:
-        """The best selectors by mean tau over the boards of some kinds, best first."""
-        boards = [self.boards.boards[kind] for kind in kinds if kind in self.boards.boards]
-        ranked = pd.concat([board[board["rank"].notna()] for board in boards])
-        return ranked.groupby("selector")["tau"].mean().nlargest(SHOWN).index.tolist()
+        """The selectors with the highest mean tau, best first: as many for each of the kinds."""
+        names: list[str] = []
+        for kind in kinds:
+            scores = [name for name in self.rows[kind] if name not in ALWAYS]
+            names += scores[: len(scores) if len(scores) <= SHOWN else SHOWN // len(kinds)]
+        return list(dict.fromkeys(names))
 
     @property
     def kinds(self) -> list[str]:
         return list(self.boards.boards)
 
     def how_many(self, *kinds: str) -> str:
-        """'The 12 best of 45 scores by mean τ', or that all are shown."""
-        boards = [self.boards.boards[kind] for kind in kinds]
-        number = int(max(board["rank"].notna().sum() for board in boards))
-        return f"The {SHOWN} best of {number} scores by mean τ" if number > SHOWN else f"All {number} scores"
+        """'The 12 best of 45 scores by mean τ for FE', or that all are shown."""
+        number = sum(name not in ALWAYS for name in self.rows[kinds[0]])
+        if number <= SHOWN:
+            return f"All {number} scores"
+        each = " and for ".join(kind.upper() for kind in kinds)
+        return f"The {SHOWN // len(kinds)} best of {number} scores by mean τ for {each}"
 
     # What to take.
 
@@ -336,8 +331,12 @@ class Study:
             for name, words in others.items()
             if name != selector
         ]
+        trend = ""
+        if np.isfinite(row["tau_epoch"]):
+            trend = f" With the epoch held fixed it is {tau_text(row['tau_epoch'])}"
+            trend += ": more is a trend that score and truth share." if row["tau_epoch"] < row["tau"] else "."
         return [
-            f"Its τ with the truth is {tau_text(row['tau'])}{interval}; {', '.join(beside)}.",
+            f"Its τ with the truth is {tau_text(row['tau'])}{interval}; {', '.join(beside)}.{trend}",
             f"Its first choice loses {figures.loss(row['regret'])} of accuracy to the best checkpoint, "
             f"{', '.join(losses)}.",
         ]
@@ -377,7 +376,7 @@ class Study:
             if any(by_kind.values()):
                 name = _file("truth", unit)
                 yield figures.truth(name, self.where(unit), by_kind, self._source(unit[0]))
-            main, residual = self.of(unit, "fe", "main"), self.of(unit, "fe", "residual")
+            main, residual = self.of(unit, "fe-main"), self.of(unit, "fe-residual")
             if main and residual:
                 whole = self.of(unit, "fe")[:1]
                 yield figures.parts(
@@ -407,7 +406,7 @@ class Study:
                     _file(f"tau-{kind}", unit), self.where(unit), kind.upper(),
                     [track.protocol for track in tracks], rows,
                     [self.figure(track, "ceiling", "tau") for track in tracks], len(FREE),
-                    f"{self.how_many(kind)} over the suite's {kind.upper()} tracks, best first, and what "
+                    f"{self.how_many(kind)}, best first, and what "
                     "costs nothing. Lines: 95 % intervals. (std): standardised features.",
                 )  # fmt: skip
 
@@ -429,18 +428,16 @@ class Study:
     def protocol_figures(self) -> Iterator[Figure]:
         chosen = [*self.shown(*self.kinds), *FREE]
         for unit in self.units:
-            tracks = [t for kind in ("fe", "ft") for part in ("all", "main", "residual")
-                      for t in self.of(unit, kind, part)]  # fmt: skip
+            tracks = self.of(unit, "fe", "fe-main", "fe-residual", "ft")
             if len(tracks) < 2:
                 continue
             taus = np.array([[_tau_of_tracks(a, b) for b in tracks] for a in tracks])
             yield figures.protocols(
-                _file("protocols", unit), self.where(unit),
-                [track.kind if self.part(track.protocol) == "all" else "" for track in tracks],
+                _file("protocols", unit), self.where(unit), [track.kind for track in tracks],
                 [track.protocol for track in tracks], taus,
                 {name: np.array([self.figure(t, name, "tau") for t in tracks]) for name in chosen},
-                f"Above: τ between the truths of two protocols. Below: {_lower(self.how_many(*self.kinds))} "
-                "over FE and FT, and what costs nothing, under each. Blue: agreement; orange: reversal.",
+                f"Above: τ between the truths of two protocols. Below: {_lower(self.how_many(*self.kinds))}, "
+                "and what costs nothing, under each. Blue: agreement; orange: reversal.",
             )  # fmt: skip
 
     def cost_figures(self) -> Iterator[Figure]:
@@ -477,7 +474,7 @@ class Study:
             return
         yield figures.alike(
             "alike", self.everywhere, names, mean, len(FREE),
-            f"{self.how_many(*self.kinds)} over FE and FT, and what costs nothing; mean τ of their orders "
+            f"{self.how_many(*self.kinds)}, and what costs nothing; mean τ of their orders "
             "over source runs and targets.",
         )  # fmt: skip
 
@@ -487,7 +484,7 @@ class Study:
 
     def map_epochs(self, unit: Unit) -> list[int]:
         """The epochs that are best for FE and last; of FT where there is no FE."""
-        tracks = self.of(unit)
+        tracks = self.of(unit, *self.kinds)
         return list(dict.fromkeys(int(_epochs(t)[k]) for t in tracks[:1] for k in (self.curve(t).best, -1)))
 
     def write_features(self, folder: Path, features: SpectraSource) -> None:
@@ -528,7 +525,7 @@ class Study:
                 rows = maps[(maps["source"] == unit[0]) & (maps["target"] == unit[1])]
                 found = []
                 for epoch, places in rows.groupby("epoch", sort=False):
-                    curve = self.curve(self.of(unit)[0])
+                    curve = self.curve(self.of(unit, *self.kinds)[0])
                     at = np.flatnonzero(curve.epochs == epoch)
                     accuracy = f" ({curve.label} {figures.percent(curve.mean[at[0]])})" if len(at) else ""
                     found.append(
@@ -548,10 +545,14 @@ class Study:
     # Tables.
 
     def board_table(self, kind: str) -> Table:
-        board = self.boards.boards[kind]
-        rows = [_board_row(row) for row in _records(board)]
-        ranked = int(board["rank"].notna().sum())
-        return Table(leaderboard.KINDS[kind], BOARD, rows[:ranked], rows[ranked:])
+        """A leaderboard; where all scores are of one origin it is said once, in the caption."""
+        board = self.rows[kind]
+        origins = sorted({row["origin"] for name, row in board.items() if name not in ALWAYS})
+        several = len(origins) > 1
+        rows = [_board_row(row)[: None if several else -1] for row in board.values()]
+        ranked = sum(name not in ALWAYS for name in board)
+        caption = leaderboard.KINDS[kind] + ("" if several else f", all scores from {' '.join(origins)}")
+        return Table(caption, BOARD[: None if several else -1], rows[:ranked], rows[ranked:])
 
     def track_table(self, kind: str) -> Table:
         """Tau with its interval for every selector on every track of a kind."""
@@ -602,7 +603,7 @@ class Study:
         rows = [
             [Cell(", ".join(bases), ", ".join(bases)), Cell(paper, paper)] for paper, bases in names.items()
         ]
-        return Table("How to cite each score", columns, rows)
+        return Table("Scores and their papers", columns, rows)
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
