@@ -165,6 +165,12 @@ class Bench:
 
     def run(self, upto: Stage = "truth") -> None:
         """Every stage up to one, each computing what the store lacks."""
+        # A wrong name is said now, not after hours of the stages before.
+        _ = self.architectures, self.source_data
+        if upto != "pretrain":
+            _ = self.targets
+        if upto in ("score", "truth"):
+            _ = self.specs
         for stage in STAGES[: STAGES.index(upto) + 1]:
             before = time.perf_counter()
             getattr(self, stage)()
@@ -187,6 +193,7 @@ class Bench:
                         1, f"epoch {epoch}, source accuracy {100 * accuracy:.1f} %"
                     ),
                 )
+        self.reporter.damaged(self.store.damaged)
 
     def extract(self) -> None:
         """Features of every checkpoint on every split."""
@@ -204,7 +211,7 @@ class Bench:
                         self.device,
                         lambda done, advance=advance, note=note: advance(done, note),  # type: ignore[misc]
                     )
-        self._report_damage()
+        self.reporter.damaged(self.store.damaged)
 
     def score(self) -> None:
         """Every selector on every candidate: a task per candidate, one per trajectory for pool scores."""
@@ -233,12 +240,7 @@ class Bench:
             self.reporter.say(
                 f"... and {len(failed) - 5} more failed cells; all are counted on the leaderboard"
             )
-        self._report_damage()
-
-    def _report_damage(self) -> None:
-        for line in self.store.damaged:
-            self.reporter.say(f"damaged, and computed again: {line}")
-        self.store.damaged.clear()
+        self.reporter.damaged(self.store.damaged)
 
     # Tasks.
 

@@ -35,6 +35,12 @@ class Reporter:
         if not self.quiet:
             self.console.print(text, markup=False, soft_wrap=True)
 
+    def damaged(self, files: list[str]) -> None:
+        """Say what was damaged in the cache, once."""
+        for line in files:
+            self.say(f"damaged, and computed again: {line}")
+        files.clear()
+
     @contextlib.contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
         """A stage of ``total`` steps; call what it yields with the steps done."""

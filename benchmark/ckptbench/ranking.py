@@ -119,6 +119,7 @@ def rank(
     todo = [task for task in (*scores, *resamples) if not kept.has_all(task.cell_keys())]
     with reporter.stage("score", len(todo)) as advance:
         run_tasks(todo, lambda task, cells: advance(1, task.name), workers or default_workers("cpu"))
+    reporter.damaged(kept.damaged)
 
     frame = pd.DataFrame(
         {
