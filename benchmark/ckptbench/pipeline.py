@@ -32,7 +32,7 @@ from ckptbench.pretrain import epochs_done, normalisation, pretrain, run_folder,
 from ckptbench.progress import Reporter
 from ckptbench.scoring import SOURCE_ROWS, CandidateFiles, PoolTask, ScoreTask, score_rows
 from ckptbench.store import Store, atomic, write_text
-from ckptbench.suites import FE, FT, Source, Suite
+from ckptbench.suites import FE, FT, Source, Suite, load_suite
 from ckptbench.truth import FETask, FTTask, unpack
 from ckptbench.types import (
     Array,
@@ -62,6 +62,35 @@ class Options:
     selectors: tuple[str, ...] | None = None
     layer: str | None = None
     compile: bool = False
+
+
+def run(
+    suite: str | Path,
+    out: str | Path = "results",
+    store: str | Path | None = None,
+    *,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Path:
+    """Every stage of a suite, then its tables and leaderboards in ``out/<suite>/``, which it returns.
+
+    Parameters
+    ----------
+    suite : a suite's name, or the path of a TOML file
+    options : fields of ``Options``
+
+    Raises
+    ------
+    InputError
+        If anything that the suite names is not there or does not fit.
+    """
+    from ckptbench import leaderboard
+
+    bench = Bench(load_suite(suite), Store(store), Options(**options), reporter or Reporter(quiet=True))
+    bench.run()
+    folder = bench.tables(Path(out))
+    leaderboard.write(folder)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -455,7 +484,7 @@ class Bench:
             device,
             f"{platform.system()} {platform.machine()}",
             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            sys.argv[1:],
+            [Path(word).name if "/" in word else word for word in sys.argv[1:]],
             {stage: round(seconds, 1) for stage, seconds in self.seconds.items()},
         )
 

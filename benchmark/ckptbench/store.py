@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -199,17 +199,16 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         If the disk is full or not writable. What was stored before is untouched.
     """
     make_folder(path.parent)
-    name = ""
+    # Not a tempfile: those are their owner's alone, and results are for everyone to read.
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as file:
-            name = file.name
+        with part.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(part, path)
     except BaseException as error:
-        if name:
-            Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
                 f"the disk is full: cannot write {path}; free some room and run the same command again, "
