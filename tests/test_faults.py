@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny import FRAGILE, SUITE, assert_same_tables, ckptbench, forked, run_suite, wait_exit, write_suite
+from tiny import FRAGILE, SUITE, assert_same_tables, command, forked, run_suite, wait_exit, write_suite
 
+import ckptbench
 from ckptbench import pretrain, truth
 from ckptbench.pipeline import Bench
 from ckptbench.store import Store
@@ -54,6 +55,14 @@ def test_the_undisturbed_run_is_whole(calm: tuple[Path, Bench, float]) -> None:
     scores = pd.read_csv(calm[0] / "results" / "tiny" / "scores.csv")
     assert set(scores["status"]) == {"ok"}
     assert scores["selector"].nunique() == 7
+
+
+def test_from_python_a_suite_is_one_call(tmp_path: Path, calm: tuple[Path, Bench, float]) -> None:
+    shutil.copytree(calm[0] / "store", tmp_path / "store")
+    path = write_suite(tmp_path)
+    folder = ckptbench.run(path, tmp_path / "results", tmp_path / "store", device="cpu", workers=1)
+    assert folder == tmp_path / "results" / "tiny"
+    assert "ridge-loo" in (folder / "LEADERBOARD.md").read_text()
 
 
 def test_killed_ten_times_it_ends_with_the_same_tables(
@@ -245,7 +254,7 @@ def test_a_ray_cluster_of_which_a_worker_dies_gives_the_same_tables(
     tmp_path: Path, suite: Path, plugin: Path, calm: tuple[Path, Bench, float]
 ) -> None:
     mark = tmp_path / "mark"
-    done = ckptbench(
+    done = command(
         "truth", suite, "--cluster", "local", "--device", "cpu", "--plugins", plugin,
         "--store", "store", "--out", "results",
         cwd=tmp_path, CKPTBENCH_TEST_FRAGILE=str(mark), RAY_USAGE_STATS_ENABLED="0",

@@ -177,7 +177,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def ckptbench(
+def command(
     *arguments: object, cwd: Path, timeout: float = 120, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, with one thread."""

@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["__version__", "rank", "run", "score"]
 
-_HOME = {"score": "ckptbench.scoring", "rank": "ckptbench.ranking", "run": "ckptbench.executor"}
+_HOME = {"score": "ckptbench.scoring", "rank": "ckptbench.ranking", "run": "ckptbench.pipeline"}
 
 
 def __getattr__(name: str) -> Any:

@@ -575,13 +575,8 @@ def _results_folder(suite: str, root: Path) -> Path:
 def _print_leaderboards(folder: Path, as_json: bool, most: int | None = TOP) -> None:
     """Judge the tables of a folder, write the leaderboards beside them and print them."""
     from ckptbench import leaderboard
-    from ckptbench.agreement import load_results
-    from ckptbench.store import write_text
 
-    suite = json.loads((folder / "suite.json").read_text())
-    boards = leaderboard.build(load_results(folder), suite["title"], " ".join(suite["note"].split()))
-    for name, text in boards.files().items():
-        write_text(folder / name, text)
+    boards = leaderboard.write(folder)
     print(boards.json() if as_json else boards.terminal(most=most), end="")
 
 

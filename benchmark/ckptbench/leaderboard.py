@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from rich.box import Box
 from rich.console import Console
 from rich.table import Table
 
-from ckptbench.agreement import ALWAYS, Comparison, Results, agreement_table, leaderboard
+from ckptbench.agreement import ALWAYS, Comparison, Results, agreement_table, leaderboard, load_results
+from ckptbench.store import write_text
 
 KINDS = {"fe": "Feature extraction (FE)", "ft": "Fine-tuning (FT)"}
 READING = (
@@ -108,6 +110,21 @@ def build(results: Results, title: str = "", note: str = "") -> Leaderboards:
     origin = results.provenance
     facts = {"suite": origin.suite, "suite_digest": origin.suite_digest, "commit": origin.commit}
     return Leaderboards(agreement, boards, _footer(results, agreement), facts, title or origin.suite, note)
+
+
+def write(folder: Path) -> Leaderboards:
+    """Judge the tables of a results folder and write the leaderboards beside them.
+
+    Raises
+    ------
+    InputError
+        If the tables cannot be judged, or the folder cannot be written.
+    """
+    suite = json.loads((folder / "suite.json").read_text())
+    boards = build(load_results(folder), suite["title"], " ".join(suite["note"].split()))
+    for name, text in boards.files().items():
+        write_text(folder / name, text)
+    return boards
 
 
 def _csv(table: pd.DataFrame) -> str:
