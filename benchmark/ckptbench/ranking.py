@@ -212,7 +212,7 @@ def published(goal: str) -> pd.DataFrame:
         return pd.DataFrame(columns=["suite", "kind", "selector", "tau", "regret", "gain"])
     table = pd.concat(tables, ignore_index=True)
     table = table[table["kind"] == goal]
-    real = table[table["suite"] != "demo"]
+    real = table[~table["suite"].str.endswith("demo")]
     return real if len(real) else table
 
 
