@@ -147,7 +147,7 @@ def test_a_small_budget_is_kept_and_rows_come_evenly_from_all_classes(small):
         assert 6 < unit.rows == len(labels) < N
         assert len(set(np.bincount(labels))) == 1
     with np.load(small / "frozen" / "source-0.npz") as arrays:
-        # a tenth of the budget, two a class at least
+        # a twentieth of the budget, but two a class at least
         assert np.bincount(arrays["row_labels"]).tolist() == [2] * (C + 2)
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ckptbench.pipeline import Bench
 
 LIMIT = 20_000_000  # bytes that the bundles of all suites may take together
-SOURCE_SHARE = 0.1  # of the budget for heads and rows of the source set, which few scores look at
+SOURCE_SHARE = 0.05  # of the budget for heads and rows of the source set, which few scores look at
 
 Rows = NDArray[np.int64]
 
@@ -59,7 +59,7 @@ class FrozenSource(_Strict):
     """A source run with E ``checkpoints`` and D the ``dimension`` of its features.
 
     ``file`` holds weight (E x C x D) and bias (E x C) where the run has a head of C ``classes``; row_labels
-    (R) and for each checkpoint rows-0, rows-1, ... (R x D) where ``rows`` R of the source set are known.
+    (R) and for each checkpoint rows-0, rows-1, ... (D x R) where ``rows`` R of the source set are known.
     """
 
     name: str
@@ -74,7 +74,7 @@ class FrozenSource(_Strict):
 class FrozenUnit(_Strict):
     """A source run on a target, N ``rows`` out of its ``examples``.
 
-    ``file`` holds labels (N) and, for each checkpoint, features-0, features-1, ... (N x D).
+    ``file`` holds labels (N) and, for each checkpoint, features-0, features-1, ... (D x N).
     """
 
     source: str
@@ -118,13 +118,14 @@ class FrozenCandidate(CandidateFiles):
         assert self.run is not None
         arrays, of_run = _Archive(self.folder / self.unit.file), _Archive(self.folder / self.run.file)
         d, at, epochs = self.run.dimension, self.position, len(self.run.checkpoints)
-        features, logits, source = arrays.read(f"features-{at}", self.unit.rows, d), None, None
+        features = np.ascontiguousarray(arrays.read(f"features-{at}", d, self.unit.rows).T)
+        logits, source = None, None
         if self.run.classes is not None:
             weight = of_run.read("weight", epochs, self.run.classes, d)[at]
             logits = logits_of(features, weight, of_run.read("bias", epochs, self.run.classes)[at])
         if self.run.rows is not None:
-            rows = of_run.read(f"rows-{at}", self.run.rows, d)
-            source = SourceRows(rows, of_run.read("row_labels", self.run.rows))
+            rows = of_run.read(f"rows-{at}", d, self.run.rows)
+            source = SourceRows(np.ascontiguousarray(rows.T), of_run.read("row_labels", self.run.rows))
         probs = None if logits is None else softmax(logits, axis=1)
         return Candidate(
             features,
@@ -275,7 +276,7 @@ class _Archive:
         with atomic(self.path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w") as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+                    np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def _sha256(path: Path) -> str:
@@ -376,7 +377,7 @@ def freeze(bench: Bench, folder: str | Path, budget: int) -> Manifest:
     ----------
     bench : the suite with a store that holds its features
     folder : its results folder
-    budget : bytes of arrays; a tenth, or two examples a class, for rows of the source set
+    budget : bytes of arrays; a twentieth for source heads and rows, but two source rows a class at least
 
     Raises
     ------
@@ -452,8 +453,8 @@ class _Split:
         return cls(arrays, labels, derive_seed(seed, "frozen"))
 
     def sample(self, features: str, labels: str, rows: Rows) -> dict[str, Array]:
-        """Some rows, as they are named in a file."""
-        arrays = {f"{features}-{position}": array[rows] for position, array in enumerate(self.arrays)}
+        """Some rows, as they are named in a file. One feature's values side by side compress better."""
+        arrays = {f"{features}-{position}": array[rows].T for position, array in enumerate(self.arrays)}
         return {labels: self.labels[rows], **arrays}
 
 
