@@ -20,6 +20,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ckptbench.plugins import Registry
 from ckptbench.suites import nearest
@@ -29,6 +30,9 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "model_ema")
 RUN_FILE = "run.json"
 RESUME_PREFIX = "resume"
+# What fills weights at random, methods of tensors and functions of torch.nn.init; those that torch.nn.init
+# builds on them need not be named.
+_DRAWS = {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"}
 
 
 def last_linear(model: nn.Module) -> str:
@@ -89,6 +93,20 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
+class _ZeroWeights(TorchFunctionMode):
+    """Networks are built with zeros where they would draw weights, which takes longer than to load them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") not in _DRAWS:
+            return func(*args, **kwargs)
+        tensor = args[0] if args else kwargs["tensor"]
+        tensor.detach().zero_()
+        return tensor
+
+
 @dataclass(frozen=True)
 class Architecture:
     """An extractor plugin with one architecture chosen: builds networks and loads weights into them.
@@ -132,7 +150,8 @@ class Architecture:
         """
         state = load_weights(path)
         head = next((state[key] for key in self._head_tensors if key in state), None)
-        model = self.build(head.shape[0] if head is not None and head.ndim else 2)
+        with _ZeroWeights():
+            model = self.build(head.shape[0] if head is not None and head.ndim else 2)
         own = model.state_dict()
         # A backbone without a head still has features; counters of batch normalisation are absent from
         # files of very old torch releases.

@@ -83,8 +83,8 @@ def floor(networks: list[nn.Module], batches: list[torch.Tensor], precision: Any
 @pytest.mark.parametrize(
     ("size", "precision", "checkpoints", "images", "file"),
     [
-        (32, "fp32", 16, 256, (32, 32, "png")),
-        (32, "bf16", 16, 256, (32, 32, "png")),
+        (32, "fp32", 16, 512, (32, 32, "png")),
+        (32, "bf16", 16, 512, (32, 32, "png")),
         (224, "bf16", 8, 32, (500, 375, "jpg")),
     ],
 )
