@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,37 @@ def test_a_cluster_without_ray_is_one_sentence(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"--cluster needs Ray: pip install 'ckptbench\[cluster\]'"):
         collect(chores(tmp_path, "work"), cluster="local")
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ray, whose workers can import this file; what a test starts of it ends with the test."""
+    ray = pytest.importorskip("ray", reason="needs Ray, the optional extra: cluster")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_cluster_keeps_the_promises_of_a_pool(tmp_path: Path) -> None:
+    for name in ("deaths", "sentences"):
+        (tmp_path / name).mkdir()
+    found = collect(chores(tmp_path / "deaths", "die", "work", "die once"), cluster="local")
+    assert {name: cell.status for name, cell in found.items()} == {
+        "chore 0": "failed",
+        "chore 1": "ok",
+        "chore 2": "ok",
+    }
+    assert Store(tmp_path / "deaths").read_cell({"chore": 0}) == found["chore 0"]
+    with pytest.raises(InputError, match=r"^chore 0 was given nonsense$"):
+        collect(chores(tmp_path / "sentences", "wrong"), cluster="local")
+    with pytest.raises(InputError, match="it must lie on storage that all machines share"):
+        collect(chores(tmp_path / "elsewhere", "work"), cluster="local")
+
+
+@pytest.mark.usefixtures("ray")
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:port", "nonsense"])
+def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path: Path, address: str) -> None:
+    with pytest.raises(InputError, match=f"no Ray cluster answers at '{address}'"):
+        collect(chores(tmp_path, "work"), cluster=address)

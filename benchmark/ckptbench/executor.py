@@ -13,6 +13,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -223,9 +224,12 @@ def _run_on_ray(tasks: Sequence[Task], done: Done, device: str, cluster: str) ->
     except ImportError:
         raise InputError("--cluster needs Ray: pip install 'ckptbench[cluster]'") from None
     if not ray.is_initialized():  # it stays for the stages to come, and ends with this process
+        host, colon, port = cluster.rpartition(":")
         try:
+            if colon and "://" not in cluster:  # Ray itself tries for two minutes, then ends the process
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=cluster, log_to_driver=False, logging_level="error", include_dashboard=False)
-        except ConnectionError as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"no Ray cluster answers at {cluster!r}: {error}") from None
     # A worker that dies has its task run again elsewhere; the store makes that harmless.
     gpus = 1 if device.startswith("cuda") else 0
@@ -246,6 +250,11 @@ def _run_on_ray(tasks: Sequence[Task], done: Done, device: str, cluster: str) ->
 
 def _run_elsewhere(task: Task, folder: str, settings: dict[str, str]) -> list[Cell]:
     """Run a task on another machine as if it were in this one's folder, which it shares."""
+    for path in (Path(folder), task.store):
+        if not path.is_dir():
+            raise InputError(
+                f"{path} is not there on a worker: it must lie on storage that all machines share"
+            )
     os.chdir(folder)
     os.environ.update(settings)
     with _one_thread():
