@@ -59,7 +59,7 @@ WRONG = {
         "",
         "candidate.spectrum.sigma2[:] = 0; return GOOD",
         {"input untouched"},
-        "other values",
+        "read-only",
     ),
     "float16": ("", "return GOOD + float(candidate.features.mean(axis=0).var())", {"dtypes"}, "float64"),
     "wide": (
