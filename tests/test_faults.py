@@ -19,8 +19,10 @@ from tiny import FRAGILE, SUITE, assert_same_tables, command, forked, run_suite,
 
 import ckptbench
 from ckptbench import pretrain, truth
-from ckptbench.pipeline import Bench
+from ckptbench.forecast import forecast
+from ckptbench.pipeline import Bench, Options
 from ckptbench.store import Store
+from ckptbench.suites import load_suite
 from ckptbench.types import Cell
 
 
@@ -63,6 +65,30 @@ def test_from_python_a_suite_is_one_call(tmp_path: Path, calm: tuple[Path, Bench
     folder = ckptbench.run(path, tmp_path / "results", tmp_path / "store", device="cpu", workers=1)
     assert folder == tmp_path / "results" / "tiny"
     assert "ridge-loo" in (folder / "LEADERBOARD.md").read_text()
+
+
+def test_hours_come_from_measured_cells(tmp_path: Path, calm: tuple[Path, Bench, float]) -> None:
+    """Of the protocol itself; of another one, by the images trained on."""
+    shutil.copytree(calm[0] / "store", tmp_path / "store")
+    longer = SUITE[SUITE.index("[[ft]]") :].replace('"ft"', '"longer"').replace("epochs = 2", "epochs = 14")
+    more = (
+        longer.replace('"longer"', '"more"')
+        .replace("epochs = 14", "epochs = 2")
+        .replace("seeds = 2", "seeds = 6")
+    )
+    bench = Bench(
+        load_suite(write_suite(tmp_path, SUITE + longer + more)), Store(tmp_path / "store"), Options("cpu")
+    )
+    plan = forecast(bench).set_index("what")
+    assert plan.loc[["fe", "ft"], "hours"].tolist() == [0, 0]
+    cells = [cell for task in calm[1].ft_tasks() for cell in [calm[1].store.read_cell(task.key())]]
+    seconds = sum(cell.seconds for cell in cells)
+    # 60 images to train on and 100 to test, which count a third.
+    assert plan.loc["longer", "hours"] * 3600 == pytest.approx(
+        seconds * (14 * 60 + 100 / 3) / (2 * 60 + 100 / 3)
+    )
+    assert plan.loc["more", ["cached", "to do"]].tolist() == [8, 16]  # the same cells under another name
+    assert plan.loc["more", "hours"] * 3600 == pytest.approx(16 * seconds / 8)
 
 
 def test_killed_ten_times_it_ends_with_the_same_tables(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,8 @@ def _trained(bench: Bench) -> bool:
 def _exact(bench: Bench) -> list[dict[str, Any]]:
     """From the tasks themselves: every checkpoint and every example is known."""
     rows = []
+    tasks: list[FETask | FTTask] = [*bench.fe_tasks(), *bench.ft_tasks()]
+    rate = cache(lambda name: _seconds_per_image(bench, name, tasks))
     for source in bench.suite.sources:
         recipe, checkpoints = bench.recipe(source), bench.trajectories[source.name]
         for target, split, examples in bench.splits(source):
@@ -76,16 +79,41 @@ def _exact(bench: Bench) -> list[dict[str, Any]]:
             done = [fact for fact in facts if fact is not None]
             mebibytes = len(facts) * float(np.mean([f["bytes"] for f in done])) / 2**20 if done else None
             what = f"{source.name} on {target} {split}"
-            rows.append(_row("extract", what, len(facts), len(done), [f["seconds"] for f in done], mebibytes))
+            row = _row("extract", what, len(facts), len(done), [f["seconds"] for f in done], mebibytes)
+            if row["hours"] is None:
+                row["hours"] = len(facts) * len(examples) * rate(source.name) / 3 / 3600
+            rows.append(row)
     keys = [key for task in bench.score_tasks() for key in task.cell_keys()]
     stored = _stored(bench.store, keys)
     rows.append(_row("score", f"{len(bench.specs)} selectors", len(keys), len(stored), _seconds(stored)))
-    tasks: list[FETask | FTTask] = [*bench.fe_tasks(), *bench.ft_tasks()]
     for protocol in bench.suite.protocols:
-        keys = [key for task in tasks if task.protocol == protocol for key in task.cell_keys()]
+        mine = [task for task in tasks if task.protocol == protocol]
+        keys = [key for task in mine for key in task.cell_keys()]
         stored = _stored(bench.store, keys)
-        rows.append(_row("truth", protocol.name, len(keys), len(stored), _seconds(stored)))
+        row = _row("truth", protocol.name, len(keys), len(stored), _seconds(stored))
+        if row["hours"] is None and isinstance(protocol, FT):
+            seconds = sum(rate(task.checkpoint.run) * _images_of(bench, task) for task in mine)
+            row["hours"] = seconds / 3600
+        rows.append(row)
     return rows
+
+
+def _images_of(bench: Bench, task: FETask | FTTask) -> float:
+    if not isinstance(task, FTTask):
+        return 0.0
+    return _training_images(task.protocol, bench.targets[task.target.name]) or 0.0
+
+
+def _seconds_per_image(bench: Bench, name: str, tasks: Sequence[FETask | FTTask]) -> float:
+    """Of fine-tuning from one source run: by the cells that are there, else by one batch timed here."""
+    seconds = images = 0.0
+    for task in tasks:
+        if isinstance(task, FTTask) and task.checkpoint.run == name:
+            for cell in _stored(bench.store, task.cell_keys()):
+                seconds += cell.seconds
+                images += _images_of(bench, task)
+    source = next(source for source in bench.suite.sources if source.name == name)
+    return seconds / images if images else _time_images(bench, source)[0]
 
 
 def _planned(bench: Bench, targets: dict[str, Target | None]) -> list[dict[str, Any]]:
