@@ -56,10 +56,11 @@ class FrozenCheckpoint(_Strict):
 
 
 class FrozenSource(_Strict):
-    """A source run with E ``checkpoints`` and D the ``dimension`` of its features.
+    """A source run, D the ``dimension`` of its features.
 
-    ``file`` holds weight (E x C x D) and bias (E x C) where the run has a head of C ``classes``; row_labels
-    (R) and for each checkpoint rows-0, rows-1, ... (D x R) where ``rows`` R of the source set are known.
+    For each checkpoint at position e of the trajectory ``file`` holds weight-e (C x D) and bias-e (C) where
+    the run has a head of C ``classes``, and rows-e (D x R) where R ``rows`` of the source set are known; their
+    classes are row_labels (R).
     """
 
     name: str
@@ -74,7 +75,7 @@ class FrozenSource(_Strict):
 class FrozenUnit(_Strict):
     """A source run on a target, N ``rows`` out of its ``examples``.
 
-    ``file`` holds labels (N) and, for each checkpoint, features-0, features-1, ... (D x N).
+    ``file`` holds labels (N) and for each checkpoint at position e features-e (D x N).
     """
 
     source: str
@@ -117,12 +118,12 @@ class FrozenCandidate(CandidateFiles):
         assert self.unit is not None
         assert self.run is not None
         arrays, of_run = _Archive(self.folder / self.unit.file), _Archive(self.folder / self.run.file)
-        d, at, epochs = self.run.dimension, self.position, len(self.run.checkpoints)
+        d, at = self.run.dimension, self.position
         features = np.ascontiguousarray(arrays.read(f"features-{at}", d, self.unit.rows).T)
         logits, source = None, None
         if self.run.classes is not None:
-            weight = of_run.read("weight", epochs, self.run.classes, d)[at]
-            logits = logits_of(features, weight, of_run.read("bias", epochs, self.run.classes)[at])
+            weight = of_run.read(f"weight-{at}", self.run.classes, d)
+            logits = logits_of(features, weight, of_run.read(f"bias-{at}", self.run.classes))
         if self.run.rows is not None:
             rows = of_run.read(f"rows-{at}", d, self.run.rows)
             source = SourceRows(np.ascontiguousarray(rows.T), of_run.read("row_labels", self.run.rows))
@@ -497,7 +498,7 @@ def _write_arrays(
             name=run,
             architecture=files[0].checkpoint.architecture,
             dimension=next(split for (name, _), split in splits.items() if name == run).arrays[0].shape[1],
-            classes=heads[run]["bias"].shape[1] if heads[run] else None,
+            classes=len(heads[run]["bias-0"]) if heads[run] else None,
             rows=len(run_rows[run]) if run in known else None,
             checkpoints=tuple(
                 FrozenCheckpoint(epoch=c.epoch, digest=c.digest, source_accuracy=c.source_accuracy)
@@ -523,11 +524,13 @@ def _write_arrays(
 
 def _heads(store: Store, files: Sequence[CandidateFiles]) -> dict[str, Array]:
     """weight and bias of all checkpoints; nothing for a bare backbone."""
-    heads = [head for file in files if (head := store.read_head(file.features)) is not None]
-    if len(heads) < len(files):
-        return {}
-    weights, biases = zip(*heads, strict=True)
-    return {"weight": np.stack(weights).astype(np.float32), "bias": np.stack(biases).astype(np.float32)}
+    arrays: dict[str, Array] = {}
+    for position, file in enumerate(files):
+        head = store.read_head(file.features)
+        if head is None:
+            return {}
+        arrays[f"weight-{position}"], arrays[f"bias-{position}"] = (part.astype(np.float32) for part in head)
+    return arrays
 
 
 def _fit(
