@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,21 @@ def test_the_task_of_a_worker_that_dies_is_run_again(tmp_path: Path) -> None:
     assert {cell.status for cell in found.values()} == {"ok"}
     assert len(found) == 5
     assert runs(tmp_path).count(1) >= 2
+
+
+def test_a_worker_that_dies_while_tasks_are_handed_out_is_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, broken = ProcessPoolExecutor.submit, [True]
+
+    def submit_to_the_dead(pool: ProcessPoolExecutor, *call: Any) -> Any:
+        if broken:
+            broken.clear()
+            raise BrokenProcessPool("a child process terminated abruptly")
+        return submit(pool, *call)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit_to_the_dead)
+    assert len(collect(chores(tmp_path, "work", "work"), workers=2)) == 2
 
 
 def test_a_task_that_kills_every_worker_is_recorded_and_the_others_are_done(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,6 +119,7 @@ def _run_in_pool(
     # Not forked: a child of a process that has used CUDA or BLAS threads may hang.
     context = multiprocessing.get_context("spawn")
     workers = min(workers, len(tasks))
+    processes: list[BaseProcess] = []
     gpus = None
     if device.startswith("cuda"):
         visible = _visible_gpus()
@@ -128,10 +130,10 @@ def _run_in_pool(
         _environment(dict.fromkeys(_THREADS, "1")),
         ProcessPoolExecutor(workers, context, _start_worker, (gpus,)) as pool,
     ):
-        with _interrupts_wait():
-            futures = {pool.submit(_run, task): number for number, task in tasks.items()}
-        processes = list(pool._processes.values())
         try:
+            with _interrupts_wait():
+                futures = {pool.submit(_run, task): number for number, task in tasks.items()}
+                processes = list(pool._processes.values())
             for future in as_completed(futures):
                 finish(futures[future], future.result())
         except BrokenProcessPool:
