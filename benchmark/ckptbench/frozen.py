@@ -59,8 +59,8 @@ class FrozenSource(_Strict):
     """A source run, D the ``dimension`` of its features.
 
     For each checkpoint at position e of the trajectory ``file`` holds weight-e (C x D) and bias-e (C) where
-    the run has a head of C ``classes``, and rows-e (D x R) where R ``rows`` of the source set are known; their
-    classes are row_labels (R).
+    the run has a head of C ``classes``, and rows-e (D x R) where R ``rows`` of the source set are known; of
+    the classes row_labels (R).
     """
 
     name: str
