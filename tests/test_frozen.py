@@ -433,4 +433,7 @@ def test_the_published_bundles_are_sound_and_fit_in_twenty_megabytes(root):
     for folder in folders:
         bundle = load_frozen(folder)
         assert bundle.tables().provenance.suite_digest == bundle.manifest.suite_digest
+        for unit in bundle.manifest.units:
+            first, *_, last = bundle.candidates(unit, folder)
+            assert len(first.load(Spectrum).features) == len(last.load(Spectrum).features) == unit.rows
     assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) <= frozen.LIMIT
