@@ -3,8 +3,9 @@
 ``results/<suite>/frozen/`` holds the train-split features of every checkpoint (float16), labels, source
 heads, rows of the source set and checkpoint facts, on a sample of the examples that fits a budget of
 bytes; ``frozen.json`` names the files with their digests. The truth is that of the tables beside it. The
-published selectors were scored on the same sample (``frozen-scores.csv``), so that a new one meets them on
-equal terms; what the sample does to every score's tau is in ``frozen-effect.csv``.
+published selectors were scored and judged on the same sample (``frozen-scores.csv``,
+``frozen-agreement.csv``), so that a new one meets them on equal terms; what the sample does to every
+score's tau is in ``frozen-effect.csv``.
 
 Candidates are made of arrays and JSON and nothing else; neither torch nor a data set is needed.
 """
@@ -202,10 +203,25 @@ class Frozen:
             results, scores=read_table(self.folder / "frozen-scores.csv", COLUMNS["scores"].split())
         )
 
-    def leaderboards(self, results: Results | None = None) -> Leaderboards:
-        """The boards of ``tables``, with the sample and what it does in the footer."""
+    def leaderboards(self, scores: pd.DataFrame | None = None) -> Leaderboards:
+        """The published boards, with the sample and what it does in the footer.
+
+        Parameters
+        ----------
+        scores : of new selectors, as ``scores`` gives them, to be judged among the published ones. A
+            selector's figures do not depend on which others there are, so only these are computed.
+        """
+        results = self.tables()
+        words = dict.fromkeys(("suite_digest", "problem", "left_out"), str)
+        agreement = pd.read_csv(self.folder / "frozen-agreement.csv", dtype=words)
+        agreement = agreement.fillna({"problem": "", "left_out": ""})
+        if scores is not None:
+            names = set(scores["selector"])
+            own = agreement_table(replace(results, scores=scores))
+            published = agreement[~agreement["selector"].isin(names)]
+            agreement = pd.concat([own[own["selector"].isin(names)], published], ignore_index=True)
         suite = json.loads((self.folder.parent / "suite.json").read_text())
-        boards = build(results or self.tables(), suite["title"], " ".join(suite["note"].split()))
+        boards = build(results, suite["title"], " ".join(suite["note"].split()), agreement)
         samples = ", ".join(
             f"{unit.rows} of {unit.examples} examples ({unit.source}, {unit.target})"
             for unit in self.manifest.units
@@ -354,15 +370,12 @@ def judge_selector(
         If the file has no selector that could be judged, or the folder no sound bundle with tables beside it.
     """
     frozen = load_frozen(bundle)
-    results = frozen.tables()
     specs = [one for spec in selectors_of(path, plugins) for one in spec.scalings]
     labels = [spec.label for spec in specs]
     for name in ALWAYS:
         if name in labels:
             raise InputError(f"{name!r} in {path} is the name of a row that every leaderboard has")
-    others = results.scores[~results.scores["selector"].isin(labels)]
-    scores = pd.concat([others, frozen.scores(specs, Store(store), workers)], ignore_index=True)
-    return Judged(labels, frozen.leaderboards(replace(results, scores=scores)))
+    return Judged(labels, frozen.leaderboards(frozen.scores(specs, Store(store), workers)))
 
 
 # --------------------------------------------------------------------------------------------- freezing
@@ -426,9 +439,11 @@ def _write_bundle(bench: Bench, results: Results, part: Path, budget: int) -> Ma
     frozen = load_frozen(part)
     scores = frozen.scores(bench.specs, bench.store, bench.options.workers)
     write_text(part / "frozen-scores.csv", scores.to_csv(index=False))
-    effect = _effect(agreement_table(results), agreement_table(frozen.tables()))
+    agreement = agreement_table(frozen.tables())
+    write_text(part / "frozen-agreement.csv", agreement.to_csv(index=False))
+    effect = _effect(agreement_table(results), agreement)
     write_text(part / "frozen-effect.csv", effect.to_csv(index=False, float_format="%.4f"))
-    added = {name: _sha256(part / name) for name in ("frozen-scores.csv", "frozen-effect.csv")}
+    added = {path.name: _sha256(path) for path in sorted(part.glob("frozen-*.csv"))}
     manifest = manifest.model_copy(
         update={"files": {**manifest.files, **added}, "effect": _effect_sentence(effect)}
     )

@@ -91,20 +91,24 @@ class Leaderboards:
         }
 
 
-def build(results: Results, title: str = "", note: str = "") -> Leaderboards:
+def build(
+    results: Results, title: str = "", note: str = "", agreement: pd.DataFrame | None = None
+) -> Leaderboards:
     """Judge a suite's tables and lay out its leaderboards.
 
     Parameters
     ----------
     results : from `ckptbench.agreement.load_results`
     title, note : the suite's; the title is its name where it is not given
+    agreement : what `agreement_table` gives for the results, where it is known already
 
     Raises
     ------
     InputError
         If the tables cannot be judged.
     """
-    agreement = agreement_table(results)
+    if agreement is None:
+        agreement = agreement_table(results)
     boards = {kind: leaderboard(agreement, kind) for kind in KINDS}
     boards = {kind: board for kind, board in boards.items() if len(board)}
     origin = results.provenance
