@@ -12,13 +12,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from ckptbench.pipeline import Bench, Options, Stage
-from ckptbench.store import Store
-from ckptbench.suites import load_suite
+if TYPE_CHECKING:
+    from ckptbench.pipeline import Bench, Stage
 
 SUITE = """
 title = "tiny: for tests of running, not of results"
@@ -97,6 +97,11 @@ def run_suite(
     suite: Path, folder: Path, workers: int = 1, plugins: tuple[str, ...] = (), upto: Stage = "truth"
 ) -> Bench:
     """All stages and the tables, in ``folder``/store and ``folder``/results."""
+    # Here, so that a worker that imports this file for its other helpers loads no torch.
+    from ckptbench.pipeline import Bench, Options
+    from ckptbench.store import Store
+    from ckptbench.suites import load_suite
+
     options = Options(device="cpu", workers=workers, plugins=plugins)
     bench = Bench(load_suite(suite), Store(folder / "store"), options)
     bench.run(upto)
