@@ -30,6 +30,7 @@ from ckptbench.training import (
     batches,
     optimiser,
     order,
+    outputs,
     predict,
     schedule,
     seeded,
@@ -58,6 +59,8 @@ class FTResult:
         layers are all weight matrices and kernels but the head's, which has no pre-trained value
     final_loss : mean cross-entropy over the last epoch's steps
     note : what differs from the protocol (a batch that did not fit in memory), else empty
+    features : float32, of all train images and of the test images under the fine-tuned network, where
+        asked for
     """
 
     correct: NDArray[np.bool_]
@@ -67,6 +70,7 @@ class FTResult:
     final_loss: float
     seconds: float
     note: str = ""
+    features: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def finetune(
     std: Pixel,
     device: torch.device,
     compile: bool = False,
+    features: bool = False,
 ) -> FTResult:
     """Fine-tune one checkpoint and test it.
 
@@ -113,6 +118,7 @@ def finetune(
     seed : of the training sample (``protocol.rate``), the head, the order, augmentation and dropout.
         One seed for all checkpoints of a track compares them on the same draws.
     mean, std : the source run's pixel normalisation, per channel of [0, 1]
+    features : also give the fine-tuned network's features
 
     Raises
     ------
@@ -168,6 +174,11 @@ def finetune(
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _features(images: Tensor) -> NDArray[np.float32]:
+        # In float32 whatever it was trained in, as features are before fine-tuning.
+        blocks = outputs(network, images.to(device), mean, std, "fp32", EVALUATION_BATCH // parts)
+        return torch.cat(blocks).cpu().numpy()
+
     truth = test_labels.cpu()
     correct = predicted.cpu() == truth
     total = truth.bincount()
@@ -184,6 +195,7 @@ def finetune(
         final_loss=final_loss,
         seconds=time.perf_counter() - started,
         note=note if parts > 1 else "",
+        features=(_features(train_images), _features(test_images)) if features else None,
     )
 
 

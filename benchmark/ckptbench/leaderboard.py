@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ckptbench.agreement import ALWAYS, Comparison, Results, agreement_table, leaderboard, load_results
+from ckptbench.published import published_markdown, published_table
 from ckptbench.store import write_text
 
 KINDS = {"fe": "Feature extraction (FE)", "ft": "Fine-tuning (FT)"}
@@ -128,6 +129,9 @@ def write(folder: Path) -> Leaderboards:
     boards = build(load_results(folder), suite["title"], " ".join(suite["note"].split()))
     for name, text in boards.files().items():
         write_text(folder / name, text)
+    if suite.get("published") is not None:
+        write_text(folder / "published.csv", _csv(published_table(folder)))
+        write_text(folder / "PUBLISHED.md", published_markdown(folder))
     return boards
 
 

@@ -316,7 +316,8 @@ class Bench:
 
     def fe_tasks(self) -> list[FETask]:
         tasks = []
-        for protocol, (source, target) in itertools.product(self.suite.fe, self.pairs):
+        before = [protocol for protocol in self.suite.fe if protocol.after is None]
+        for protocol, (source, target) in itertools.product(before, self.pairs):
             data, recipe = self.targets[target], self.recipe(source)
             for c in self._judged(protocol, source, target):
                 pool = data.pool
@@ -342,6 +343,7 @@ class Bench:
         specs = {spec.name: spec for spec in self.suite.targets}
         # Seeds outermost: a run that is stopped early has whole trajectories of the first seeds.
         for protocol in self.suite.ft:
+            after = tuple(fe for fe in self.suite.fe if fe.after == protocol.name)
             for seed, (source, target) in itertools.product(range(protocol.seeds), self.pairs):
                 for c in self._judged(protocol, source, target):
                     tasks.append(
@@ -358,6 +360,7 @@ class Bench:
                             str(self.device),
                             self.options.plugins,
                             self.options.compile,
+                            after,
                         )
                     )
         return tasks
@@ -441,7 +444,7 @@ class Bench:
         for tasks in (self.fe_tasks(), self.ft_tasks()):
             for task in tasks:
                 target = task.target if isinstance(task.target, str) else task.target.name
-                for key in task.cell_keys():
+                for key, protocol in zip(task.cell_keys(), task.protocols, strict=True):
                     cell = self.store.read_cell(key)
                     extra = cell.extra if cell else {}
                     row = -1
@@ -452,8 +455,8 @@ class Bench:
                     yield {
                         "source": task.checkpoint.run,
                         "target": target,
-                        "protocol": task.protocol.name,
-                        "kind": task.protocol.kind,
+                        "protocol": protocol.name,
+                        "kind": protocol.kind,
                         "epoch": task.checkpoint.epoch,
                         "seed": key["seed"],
                         "accuracy": cell.value if cell else None,

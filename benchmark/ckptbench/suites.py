@@ -106,6 +106,9 @@ class FE(_Strict):
     no pool. ``solver = "adam"`` is the recipe of inadequately-pretrained-models, section 4.4.
     ``part`` fits on F_m (main) or F_r (residual) of the spectral split at ``threshold``; the basis
     comes from the train features alone; ``split_batch`` is the paper's reading, per batch matrix.
+    With ``after`` the features are those of the network that an FT protocol made of the checkpoint, the
+    head is fitted on (``sample`` of) the train split that it was fine-tuned on, and the seeds and
+    checkpoints are that protocol's: the FT row of inadequately-pretrained-models, Table 1.
     """
 
     name: str
@@ -128,12 +131,22 @@ class FE(_Strict):
     iterations: int | None = None
     epochs_judged: tuple[int, ...] | None = Field(None, description="only these checkpoints")
     targets: tuple[str, ...] | None = Field(None, description="only on these targets")
+    after: str | None = Field(None, description="an FT protocol: features of the fine-tuned networks")
     assumed: tuple[str, ...] = Field((), description="what the paper leaves open and we chose")
 
     @property
     def kind(self) -> str:
-        """``fe``; F_m and F_r are truths of their own and never averaged with it."""
+        """``fe``; F_m, F_r and features after fine-tuning are truths of their own, never averaged with it."""
+        if self.after is not None:
+            return f"ft-{self.part}"
         return "fe" if self.part == "all" else f"fe-{self.part}"
+
+    @model_validator(mode="after")
+    def _as_the_ft_protocol(self) -> FE:
+        for name in ("seeds", "epochs_judged", "targets"):
+            if self.after is not None and getattr(self, name) != FE.model_fields[name].default:
+                raise ValueError(f"protocol {self.name!r} has its {name} from {self.after!r}: leave it out")
+        return self
 
 
 class FT(_Strict):
@@ -180,6 +193,28 @@ class FT(_Strict):
 Protocol = FE | FT
 
 
+class PublishedRow(_Strict):
+    what: str
+    values: tuple[float, ...] = Field(description="one per epoch, in %")
+    protocols: tuple[str, ...] = Field((), description="of ours; none means the source run's own accuracy")
+
+
+class Published(_Strict):
+    """A paper's table, to be set beside this suite's truth."""
+
+    paper: str
+    epochs: tuple[int, ...] = Field(description="of the paper's source run, a column each")
+    ours: tuple[int, ...] = Field(description="the epochs of this suite that stand for them")
+    rows: tuple[PublishedRow, ...]
+
+    @model_validator(mode="after")
+    def _one_value_each(self) -> Published:
+        lengths = {len(self.ours), *(len(row.values) for row in self.rows)}
+        if lengths != {len(self.epochs)}:
+            raise ValueError("published: ours and every row's values should have one entry per epoch")
+        return self
+
+
 class Suite(_Strict):
     name: str
     title: str
@@ -188,6 +223,7 @@ class Suite(_Strict):
     targets: tuple[TargetSpec, ...]
     fe: tuple[FE, ...] = ()
     ft: tuple[FT, ...] = ()
+    published: Published | None = Field(None, description="a paper's numbers, for a table beside ours")
     selectors: tuple[str, ...] = ("*",)
     repeats: int = Field(3, ge=1, description="how often a random selector is scored")
     seed: int = 0
@@ -205,6 +241,19 @@ class Suite(_Strict):
                 raise ValueError(f"two {what} are called {twice[0]!r}")
         return self
 
+    @model_validator(mode="after")
+    def _named_protocols_are_there(self) -> Suite:
+        known = {protocol.name for protocol in self.ft}
+        rows = self.published.rows if self.published is not None else ()
+        for name in (name for row in rows for name in row.protocols):
+            if name not in {protocol.name for protocol in self.protocols}:
+                raise ValueError(f"published: no protocol is called {name!r}")
+        for protocol in self.fe:
+            if protocol.after is not None and protocol.after not in known:
+                near = nearest(protocol.after, known)
+                raise ValueError(f"protocol {protocol.name!r}: no FT protocol {protocol.after!r}, {near}")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _expand_grids(cls, raw: Any) -> Any:
@@ -220,7 +269,13 @@ class Suite(_Strict):
     @property
     def digest(self) -> str:
         """Covers tracks and protocols, not the selectors nor the prose."""
-        return digest(self.model_dump(mode="json", exclude={"selectors", "repeats", "title", "note"}))
+        exclude = {"selectors", "repeats", "title", "note", "published"}
+        content = self.model_dump(mode="json", exclude=exclude)
+        for protocol in content["fe"]:
+            if protocol["after"] is None:
+                # Younger than the first published suites, whose digests stay.
+                del protocol["after"]
+        return digest(content)
 
 
 def _combinations(table: Any) -> list[Any]:

@@ -189,8 +189,14 @@ def predict(
     network: nn.Module, images: Tensor, mean: Pixel, std: Pixel, precision: Precision, batch: int = 512
 ) -> Tensor:
     """Class predictions (int64, n, on the device) of a network in evaluation mode; images as uint8."""
+    return torch.cat([part.argmax(1) for part in outputs(network, images, mean, std, precision, batch)])
+
+
+@torch.no_grad()
+def outputs(
+    network: nn.Module, images: Tensor, mean: Pixel, std: Pixel, precision: Precision, batch: int = 512
+) -> list[Tensor]:
+    """What a network in evaluation mode puts out, a tensor a batch; images as uint8."""
     network.eval()
     with autocast(precision, images.device):
-        return torch.cat(
-            [network(to_input(part, mean, std)).argmax(1) for part in torch.split(images, batch)]
-        )
+        return [network(to_input(part, mean, std)) for part in torch.split(images, batch)]

@@ -1,9 +1,11 @@
 """Ground truth: test accuracy of one checkpoint on one target under one protocol and one seed.
 
-FE (a softmax head on frozen features, ``probe``) computes all seeds of a checkpoint in one wide head;
-FT (the whole network, ``finetune``) is one cell a seed. Every cell keeps the correctness of each test
-example, packed to bits, so that differences can be tested in pairs. A cell that diverges, runs out of
-memory or raises is recorded as failed with its message, and computed again on the next run.
+FE (a softmax head on frozen features, ``probe``) is one task a checkpoint, with a cell a seed; FT (the
+whole network, ``finetune``) is one task a seed, and where a suite asks for it the FE truth of the
+fine-tuned network's features with it, which only that process ever holds. Every cell keeps the
+correctness of each test example, packed to bits, so that differences can be tested in pairs. A cell that
+diverges, runs out of memory or raises is recorded as failed with its message, and computed again on the
+next run.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ckptbench.extract import Normalisation
+    from ckptbench.probe import ProbeResult
 
 
 def pack(correct: Array) -> str:
@@ -47,7 +50,7 @@ def _protocol_key(protocol: FE | FT) -> dict[str, Any]:
     Defaults are left out, so that a new option does not orphan what was computed without it; a
     changed default therefore needs a new version in the keys' ``what``.
     """
-    exclude = {"name", "seeds", "epochs_judged", "targets", "assumed"}
+    exclude = {"name", "seeds", "epochs_judged", "targets", "assumed", "after"}
     return protocol.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
 
 
@@ -71,11 +74,17 @@ class FETask:
     def name(self) -> str:
         return f"{self.protocol.name} {self.target} {self.checkpoint.run} epoch {self.checkpoint.epoch}"
 
+    @property
+    def protocols(self) -> list[FE]:
+        """Each cell's."""
+        return [self.protocol] * self.protocol.seeds
+
     def cell_keys(self) -> list[dict[str, Any]]:
         """One cell's key per seed."""
         common = {
-            "what": "fe/1",
+            "what": "fe/2",
             "protocol": _protocol_key(self.protocol),
+            "target": self.target,  # its name: the draws hang on it
             "train": self.train,
             "test": self.test,
             "pool": self.pool,
@@ -113,24 +122,7 @@ class FETask:
             pool=pool,
             name_parts=(self.target,),
         )
-        return [
-            Cell(
-                key,
-                "ok",
-                result.accuracy,
-                "",
-                result.seconds,
-                {
-                    "balanced_accuracy": result.balanced_accuracy,
-                    "penalty": result.penalty,
-                    "gradient": result.gradient,
-                    "test_examples": len(self.test_labels),
-                    "correct": pack(result.correct),
-                    "device": "cpu",
-                },
-            )
-            for key, result in zip(wanted, results, strict=True)
-        ]
+        return [_fe_cell(key, result) for key, result in zip(wanted, results, strict=True)]
 
     def _read(self, store: Store, key: dict[str, Any]) -> Array:
         features = store.read_features(key)
@@ -141,9 +133,27 @@ class FETask:
         return features
 
 
+def _fe_cell(key: dict[str, Any], result: ProbeResult) -> Cell:
+    return Cell(
+        key,
+        "ok",
+        result.accuracy,
+        "",
+        result.seconds,
+        {
+            "balanced_accuracy": result.balanced_accuracy,
+            "penalty": result.penalty,
+            "gradient": result.gradient,
+            "test_examples": len(result.correct),
+            "correct": pack(result.correct),
+            "device": "cpu",
+        },
+    )
+
+
 @dataclass(frozen=True)
 class FTTask:
-    """One fine-tuning run: (checkpoint, target, FT protocol, seed)."""
+    """One fine-tuning run: (checkpoint, target, FT protocol, seed), and the FE protocols ``after`` it."""
 
     store: Path
     checkpoint: Checkpoint
@@ -157,6 +167,12 @@ class FTTask:
     device: str
     plugins: tuple[str, ...] = ()
     compile: bool = False
+    after: tuple[FE, ...] = ()
+
+    @property
+    def protocols(self) -> list[FE | FT]:
+        """Each cell's."""
+        return [self.protocol, *self.after]
 
     @property
     def name(self) -> str:
@@ -165,33 +181,40 @@ class FTTask:
 
     def key(self) -> dict[str, Any]:
         return {
-            "what": "ft/2",
+            "what": "ft/3",
             "protocol": _protocol_key(self.protocol),
             "weights": self.checkpoint.digest,
             "architecture": self.architecture,
             "layer": self.layer,
             "normalisation": self.normalisation,
-            "target": self.target_digest,
+            "target": [self.target.name, self.target_digest],  # the draws hang on the name
             "seed": self.seed,
         }
 
     def cell_keys(self) -> list[dict[str, Any]]:
-        return [self.key()]
+        key = self.key()
+        common = {"what": "fe-after/1", "ft": key, "seed": self.seed}
+        return [key, *({**common, "protocol": _protocol_key(protocol)} for protocol in self.after)]
+
+    def features_key(self) -> dict[str, Any]:
+        """Of the train split's features after fine-tuning: kept for a map of them, of the first seed."""
+        return {"what": "ft-features/1", "ft": self.key()}
 
     def run(self) -> list[Cell]:
-        """Compute and store the cell if the store lacks it."""
+        """Compute and store the cells if the store lacks one."""
         store = Store(self.store)
-        key = self.key()
-        if store.is_ok(key):
+        keys = self.cell_keys()
+        if store.has_all(keys):
             return []
-        with store.lock(key):
-            if store.is_ok(key):
+        with store.lock(keys[0]):
+            if store.has_all(keys):
                 return []
-            (cell,) = _guard([key], lambda: [self._compute(key)])
-            store.write_cell(cell)
-        return [cell]
+            cells = _guard(keys, lambda: self._compute(store, keys))
+            for cell in cells:
+                store.write_cell(cell)
+        return cells
 
-    def _compute(self, key: dict[str, Any]) -> Cell:
+    def _compute(self, store: Store, keys: Sequence[dict[str, Any]]) -> list[Cell]:
         import torch
 
         from ckptbench.checkpoints import load_weights
@@ -219,9 +242,10 @@ class FTTask:
             std=self.normalisation[1],
             device=device,
             compile=self.compile,
+            features=bool(self.after),
         )
-        return Cell(
-            key,
+        cell = Cell(
+            keys[0],
             "ok",
             result.accuracy,
             result.note,
@@ -235,6 +259,32 @@ class FTTask:
                 "device": _device_name(device),
             },
         )
+        if result.features is None:
+            return [cell]
+        return [cell, *self._after(store, keys[1:], target, *result.features)]
+
+    def _after(
+        self, store: Store, keys: Sequence[dict[str, Any]], target: Target, train: Array, test: Array
+    ) -> list[Cell]:
+        """The FE truths of the features that the fine-tuned network gives."""
+        from ckptbench.probe import fe_truth
+
+        if self.seed == 0:
+            store.write_features(self.features_key(), [train], train.shape, np.float16, 0.0)
+        cells = []
+        for key, protocol in zip(keys, self.after, strict=True):
+            (result,) = fe_truth(
+                train,
+                target.train.labels,
+                test,
+                target.test.labels,
+                len(target.classes),
+                protocol,
+                [self.seed],
+                name_parts=(self.target.name,),
+            )
+            cells.append(_fe_cell(key, result))
+        return cells
 
 
 def _guard(keys: Sequence[dict[str, Any]], compute: Callable[[], list[Cell]]) -> list[Cell]:

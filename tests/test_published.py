@@ -1,0 +1,205 @@
+"""A paper's table beside ours, and the truth of features after fine-tuning that two of its lines need."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fake_results import write_results
+from scipy import stats
+from tiny import SUITE, run_suite, write_suite
+
+from ckptbench import leaderboard
+from ckptbench.checkpoints import find_architecture, load_weights
+from ckptbench.datasets import load_target
+from ckptbench.finetune import finetune
+from ckptbench.plugins import load_plugins
+from ckptbench.probe import fe_truth
+from ckptbench.published import published_markdown, published_table
+from ckptbench.suites import Suite, load_suite
+from ckptbench.truth import unpack
+from ckptbench.types import InputError, derive_seed
+
+AFTER = """
+[[fe]]
+name = "after-all"
+after = "ft"
+grid = [1e-3, 1e-1]
+
+[[fe]]
+name = "after-residual"
+after = "ft"
+part = "residual"
+penalty = 1e-3
+"""
+QUOTED = """
+[published]
+paper = "A Paper, Table 1"
+epochs = [5, 200]
+ours = [1, 3]
+rows = [
+  { what = "source accuracy", values = [70.0, 95.0] },
+  { what = "FT", values = [99.0, 99.5], protocols = ["ft"] },
+  { what = "F_r after FT", values = [27.0, 54.0], protocols = ["after-residual"] },
+]
+"""
+TITLE = SUITE.index("\n\n")
+
+
+@pytest.fixture(scope="module")
+def quoted() -> str:
+    return SUITE[:TITLE] + QUOTED + SUITE[TITLE:] + AFTER
+
+
+@pytest.fixture(scope="module")
+def after(tmp_path_factory: pytest.TempPathFactory, quoted: str):
+    folder = tmp_path_factory.mktemp("after")
+    return folder / "results" / "tiny", run_suite(write_suite(folder, quoted), folder)
+
+
+def test_truth_after_fine_tuning_is_that_of_the_fine_tuned_features(after) -> None:
+    """Against the same network fine-tuned here, and its features taken from it by hand."""
+    folder, bench = after
+    table = pd.read_csv(folder / "truth.csv")
+    assert table.groupby("kind").size().to_dict() == {"fe": 8, "ft": 8, "ft-all": 8, "ft-residual": 8}
+    assert set(table["status"]) == {"ok"}
+    task = bench.ft_tasks()[-1]
+    assert (task.checkpoint.epoch, task.seed) == (3, 1)
+    architecture = find_architecture(task.architecture, load_plugins("extractor", ()))
+    network, _ = architecture.load(task.checkpoint.path)
+    target = load_target(task.target)
+    splits = [
+        (torch.from_numpy(part.images(slice(None))), torch.tensor(part.labels))
+        for part in (target.train, target.test)
+    ]
+    seed = derive_seed("ft", target.name, task.seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the task had
+    finetune(
+        network, architecture.head_name(network), load_weights(task.checkpoint.path), *splits[0], *splits[1],
+        len(target.classes), task.protocol, seed, *task.normalisation, torch.device("cpu"),
+    )  # fmt: skip
+    network.eval()
+    with torch.no_grad():
+        train, test = (network((images / 255 - 0.5) / 0.25).numpy() for images, _ in splits)
+    torch.set_num_threads(threads)
+    for key, protocol in list(zip(task.cell_keys(), task.protocols, strict=True))[1:]:
+        (expected,) = fe_truth(
+            train, target.train.labels, test, target.test.labels, len(target.classes), protocol,
+            [task.seed], name_parts=(target.name,),
+        )  # fmt: skip
+        extra = bench.store.read_cell(key).extra
+        assert np.mean(unpack(extra["correct"], len(test)) == expected.correct) > 0.98
+    # They are not the features before, and the parts are not the whole.
+    means = table[table["epoch"] == 3].groupby("protocol")["accuracy"].mean()
+    assert means["after-all"] != means["fe"]
+    assert means["after-residual"] != means["after-all"]
+    kept = bench.store.read_features(replace(task, seed=0).features_key())
+    assert kept.shape == (len(target.train), train.shape[1])
+    assert bench.store.read_features(task.features_key()) is None
+
+
+def test_nothing_is_left_to_do_and_cells_of_fine_tuning_stay_the_same(after, tmp_path: Path) -> None:
+    folder, bench = after
+    assert all(bench.store.has_all(task.cell_keys()) for task in bench.ft_tasks())
+    alone = run_suite(write_suite(tmp_path), tmp_path)
+    truths = [pd.read_csv(path / "truth.csv") for path in (folder, tmp_path / "results" / "tiny")]
+    both = [t[t["kind"] == "ft"].drop(columns=["seconds", "row", "suite_digest"]) for t in truths]
+    pd.testing.assert_frame_equal(*(one.reset_index(drop=True) for one in both))
+    assert alone.suite.digest != bench.suite.digest
+
+
+def test_the_page_is_written_beside_the_leaderboards(after) -> None:
+    folder, _ = after
+    boards = leaderboard.write(folder)
+    assert set(boards.boards) == {"fe", "ft"}  # after is a truth of its own, never ranked with them
+    table = pd.read_csv(folder / "published.csv")
+    assert table["what"].tolist() == ["source accuracy", "FT", "F_r after FT"]
+    page = (folder / "PUBLISHED.md").read_text()
+    assert page == published_markdown(folder)
+    assert "A Paper, Table 1" in page
+    assert page.count("\n|") == 5
+
+
+def quote(folder: Path, **published) -> None:
+    """Let a results folder quote a paper."""
+    common = {
+        "title": "t",
+        "sources": [{"name": "run0", "architecture": "a", "checkpoints": "x"}],
+        "targets": [],
+    }
+    fe = [{"name": "tuned"}, {"name": "raw"}]
+    text = Suite(name="s", fe=fe, published=published or None, **common).model_dump_json()
+    (folder / "suite.json").write_text(text)
+
+
+def test_changes_are_paired_over_seeds(tmp_path: Path) -> None:
+    write_results(tmp_path, targets=1, seeds=4)
+    quote(
+        tmp_path, paper="p", epochs=[5, 200], ours=[2, 9],
+        rows=[{"what": "FE", "values": [90.0, 80.0], "protocols": ["tuned", "raw"]},
+              {"what": "source", "values": [70.0, 95.0]}],
+    )  # fmt: skip
+    table = published_table(tmp_path)
+    truth = pd.read_csv(tmp_path / "truth.csv").query("protocol == 'tuned'")
+    early, late = (
+        100 * truth.query("epoch == @e").sort_values("seed")["accuracy"].to_numpy() for e in (2, 9)
+    )
+    row = table.iloc[0]
+    assert row["paper 5"] == 90
+    assert row["paper change"] == -10
+    assert [row["ours 2"], row["ours 9"]] == pytest.approx([early.mean(), late.mean()])
+    interval = stats.ttest_rel(late, early).confidence_interval(0.95)
+    assert [row["low"], row["high"]] == pytest.approx([interval.low, interval.high])
+    assert table["protocol"].fillna("").tolist() == ["tuned", "raw", ""]
+    assert table.iloc[2]["our change"] == pytest.approx(100 * 0.8 * 7 / 12)
+    assert table.iloc[2]["verdict"] == "same direction"
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(-0.3, "same direction"), (0.3, "other direction"), (0.0, "not told apart")]
+)
+def test_the_verdict_is_of_the_direction_alone(tmp_path: Path, shift: float, verdict: str) -> None:
+    write_results(tmp_path, targets=1, seeds=4)
+    truth = pd.read_csv(tmp_path / "truth.csv")
+    noise = np.where(truth["seed"] % 2 == 0, 0.01, -0.01) * np.where(truth["epoch"] == 9, 1, 0)
+    truth["accuracy"] = 0.5 + noise + shift * (truth["epoch"] == 9)
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    row = {"what": "FE", "values": [90.0, 80.0], "protocols": ["tuned"]}
+    quote(tmp_path, paper="p", epochs=[5, 200], ours=[2, 9], rows=[row])
+    assert published_table(tmp_path)["verdict"].tolist() == [verdict]
+
+
+def test_a_missing_cell_leaves_a_blank(tmp_path: Path) -> None:
+    write_results(tmp_path, targets=1)
+    row = {"what": "FE", "values": [90.0, 80.0], "protocols": ["tuned"]}
+    quote(tmp_path, paper="p", epochs=[5, 200], ours=[2, 77], rows=[row])
+    table = published_table(tmp_path)
+    assert table["ours 77"].isna().all()
+    assert table["verdict"].tolist() == [""]
+    assert "nan" not in published_markdown(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('after = "ft"', 'after = "fr"'), "no FT protocol 'fr', did you mean 'ft'"),
+        (('after = "ft"', 'after = "ft"\nseeds = 3'), "has its seeds from 'ft'"),
+        (('protocols = ["ft"]', 'protocols = ["fd"]'), "no protocol is called 'fd'"),
+        (("ours = [1, 3]", "ours = [1]"), "one entry per epoch"),
+    ],
+)
+def test_what_does_not_fit_is_a_sentence(tmp_path: Path, quoted: str, change, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load_suite(write_suite(tmp_path, quoted.replace(*change)))
+
+
+def test_a_suite_that_quotes_nobody_says_so(tmp_path: Path) -> None:
+    write_results(tmp_path)
+    quote(tmp_path)
+    with pytest.raises(InputError, match="quotes no paper"):
+        published_table(tmp_path)
