@@ -80,15 +80,15 @@ def test_hours_come_from_measured_cells(tmp_path: Path, calm: tuple[Path, Bench,
         load_suite(write_suite(tmp_path, SUITE + longer + more)), Store(tmp_path / "store"), Options("cpu")
     )
     plan = forecast(bench).set_index("what")
-    assert plan.loc[["fe", "ft"], "hours"].tolist() == [0, 0]
+    assert plan.loc[["fe", "ft"], "hours here"].tolist() == [0, 0]
     cells = [cell for task in calm[1].ft_tasks() for cell in [calm[1].store.read_cell(task.key())]]
     seconds = sum(cell.seconds for cell in cells)
     # 60 images to train on and 100 to test, which count a third.
-    assert plan.loc["longer", "hours"] * 3600 == pytest.approx(
+    assert plan.loc["longer", "hours here"] * 3600 == pytest.approx(
         seconds * (14 * 60 + 100 / 3) / (2 * 60 + 100 / 3)
     )
     assert plan.loc["more", ["cached", "to do"]].tolist() == [8, 16]  # the same cells under another name
-    assert plan.loc["more", "hours"] * 3600 == pytest.approx(16 * seconds / 8)
+    assert plan.loc["more", "hours here"] * 3600 == pytest.approx(16 * seconds / 8)
 
 
 def test_killed_ten_times_it_ends_with_the_same_tables(

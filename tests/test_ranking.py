@@ -1,8 +1,6 @@
-"""rank: from a folder of checkpoints and images to an answer in words, and --dry-run's counts."""
+"""rank: from a folder of checkpoints and images to an answer in words."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pandas as pd
@@ -11,13 +9,10 @@ import torch
 from PIL import Image
 
 from ckptbench.checkpoints import find_architecture
-from ckptbench.forecast import forecast
-from ckptbench.pipeline import Bench, Options
 from ckptbench.plugins import load_plugins
 from ckptbench.ranking import answer, default_selector, published, published_record, rank
 from ckptbench.scoring import score, stratified
 from ckptbench.store import Store
-from ckptbench.suites import Suite
 from ckptbench.types import InputError
 
 ARCH = "smallcnn:width=4"
@@ -140,49 +135,3 @@ def test_stratified_keeps_each_class_share():
     assert np.bincount(labels[rows]).tolist() == [40, 16, 2]
     assert len(set(rows.tolist())) == len(rows)
     assert (stratified(labels, 0.8, seed=2) != rows).any()
-
-
-def suite(**changes):
-    data = {"name": "digits", "per_class": 5, "test_per_class": 3, "size": 8}
-    return Suite.model_validate(
-        {
-            "name": "tiny",
-            "title": "t",
-            "sources": [
-                {
-                    "name": "s", "architecture": ARCH, "data": data, "epochs": 2,
-                    "training": {"lr": 0.1, "batch": 16},
-                }
-            ],
-            "targets": [{"name": "digits", "data": data}],
-            "fe": [{"name": "fe", "seeds": 2}],
-            "ft": [{"name": "ft", "epochs": 1, "seeds": 2, "training": {"lr": 0.1}, "epochs_judged": [2]}],
-            "selectors": ["logme", "last-epoch"],
-            **changes,
-        }
-    )  # fmt: skip
-
-
-def test_a_forecast_before_and_after_counts_the_same_cells(tmp_path):
-    def plan():
-        return forecast(Bench(suite(), Store(tmp_path), Options(device="cpu", workers=1)))
-
-    before = plan()
-    assert before.loc[before["stage"] == "truth", "wanted"].tolist() == [6, 4]
-    assert before["cached"].sum() == 0
-    assert before.loc[before["what"].str.startswith("ft"), "hours"].iloc[0] > 0
-    Bench(suite(), Store(tmp_path), Options(device="cpu", workers=1)).run(upto="score")
-    after = plan().set_index("what")
-    assert after.loc["s", "to do"] == 0
-    assert after.loc["2 selectors", "cached"] == 6
-    assert after.loc["fe", "wanted"] == 6
-    assert after.loc["ft", "wanted"] == 4
-    assert after.loc["s on digits train", "MiB"] > 0
-
-
-def test_a_forecast_without_the_data_still_counts(tmp_path):
-    absent = {"name": "digits", "data": {"name": f"folder:{tmp_path / 'absent'}"}}
-    plan = forecast(Bench(suite(targets=[absent]), Store(tmp_path), Options(device="cpu")))
-    assert plan.loc[plan["stage"] == "truth", "wanted"].tolist() == [6, 4]
-    assert plan["hours"].isna().any()
-    assert json.loads(plan.to_json(orient="records"))

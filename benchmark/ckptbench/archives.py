@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptbench.rawsets import Files, RawSet, data_root, read_folder
+from ckptbench.rawsets import Files, RawSet, Sizes, data_root, read_folder
 from ckptbench.suites import nearest
 from ckptbench.types import Array, InputError
 
@@ -33,6 +33,7 @@ class Archive:
     folder: str
     marker: str
     read: Callable[[Path], RawSet]
+    sizes: Sizes
     files: tuple[Published, ...]
     advice: str = ""
 
@@ -152,6 +153,13 @@ def _imagenet(root: Path) -> RawSet:
     return read_folder(str(root.resolve()))
 
 
+# What a folder of this name holds that was made from the published set; torchvision's sets go by their names.
+FOLDERS = {
+    "omniglot/*/*": Sizes(10, 5840, None),
+    "omniglot/background_small1/*/*": Sizes(136, 2720, None),
+    "omniglot/background_small1/Balinese": Sizes(24, 480, None),
+    "omniglot/background_small1/Korean": Sizes(40, 800, None),
+}
 _TFDS = "as TensorFlow Datasets records it"
 _TORCHVISION = "as torchvision records it"
 ARCHIVES = {
@@ -159,6 +167,7 @@ ARCHIVES = {
         "cub-200-2011",
         "CUB_200_2011/images.txt",
         _cub,
+        Sizes(200, 5994, 5794),
         (
             Published(
                 "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
@@ -170,6 +179,7 @@ ARCHIVES = {
         "imagenet",
         "train",
         _imagenet,
+        Sizes(1000, 1281167, 50000),
         (
             Published(
                 "https://image-net.org/download ILSVRC2012_img_train.tar",
@@ -183,6 +193,7 @@ ARCHIVES = {
         "mit-indoor-67",
         "Images",
         _indoor,
+        Sizes(67, 5360, 1340),
         (
             Published(
                 "http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar",
@@ -196,12 +207,14 @@ ARCHIVES = {
         "shenzhen-cxr",
         "ChinaSet_AllFiles/CXR_png",
         _shenzhen,
+        Sizes(2, 662, None),
         (Published("https://openi.nlm.nih.gov/imgs/collections/ChinaSet_AllFiles.zip"),),
     ),
     "stanford-cars": Archive(
         "stanford_cars",  # torchvision's own folder for it
         "devkit",
         _cars,
+        Sizes(196, 8144, 8041),
         (
             Published(
                 "https://ai.stanford.edu/~jkrause/cars/car_devkit.tgz",
@@ -226,6 +239,7 @@ ARCHIVES = {
         "stanford-dogs",
         "Images",
         _dogs,
+        Sizes(120, 12000, 8580),
         (
             Published(
                 "http://vision.stanford.edu/aditya86/ImageNetDogs/images.tar",

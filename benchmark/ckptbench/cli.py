@@ -7,7 +7,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import typer.core
@@ -157,10 +157,10 @@ def split_selectors(text: str | None) -> tuple[str, ...] | None:
     return tuple(labels)
 
 
-def _stage_command(stage: Stage, text: str) -> None:
-    """One command per stage: it and all before it, computing what the store lacks."""
+def _stage_command(name: Stage | Literal["run"], text: str) -> None:
+    """One command per stage: it and all before it, computing what the store lacks; ``run`` is all of them."""
 
-    @app.command(stage, help=text)
+    @app.command(name, help=text)
     def command(
         suite: SuiteName,
         out: Out = Path("results"),
@@ -183,45 +183,20 @@ def _stage_command(stage: Stage, text: str) -> None:
         if dry_run:
             _print_forecast(bench, json_)
             return
-        bench.run(upto=stage)
+        bench.run(upto="truth" if name == "run" else name)
         folder = bench.tables(out)
-        bench.reporter.say(f"tables in {folder}")
+        if name == "run":
+            _print_leaderboards(folder, json_)
+            _write_report(folder, bench)
+        else:
+            bench.reporter.say(f"tables in {folder}")
 
 
 _stage_command("pretrain", "Train the suite's source runs, a checkpoint every epoch.")
 _stage_command("extract", "Cache the features of every checkpoint on every split (and all before).")
 _stage_command("score", "Score every checkpoint with every selector (and all before).")
 _stage_command("truth", "Compute FE and FT ground truth (and all before).")
-
-
-@app.command()
-def run(
-    suite: SuiteName,
-    out: Out = Path("results"),
-    store: StorePath = None,
-    device: DeviceOption = Device.auto,
-    workers: Workers = None,
-    cluster: Cluster = None,
-    precision: PrecisionOption = Precision.fp32,
-    plugins: Plugins = None,
-    selectors: SelectorsOption = None,
-    layer: Layer = None,
-    compile: Compile = False,
-    dry_run: DryRun = False,
-    json_: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Every stage of a suite, then its leaderboards."""
-    bench = _bench(
-        suite, store, device, workers, cluster, precision, plugins, selectors, layer, compile, quiet
-    )
-    if dry_run:
-        _print_forecast(bench, json_)
-        return
-    bench.run()
-    folder = bench.tables(out)
-    _print_leaderboards(folder, json_)
-    _write_report(folder, bench)
+_stage_command("run", "Every stage of a suite, then its leaderboards.")
 
 
 @app.command()
@@ -581,21 +556,31 @@ def _print_leaderboards(folder: Path, as_json: bool, most: int | None = TOP) -> 
 
 
 def _print_forecast(bench: Bench, as_json: bool) -> None:
-    from ckptbench.forecast import forecast
+    from ckptbench.forecast import GPU, forecast, totals
 
     plan = forecast(bench)
+    stages = totals(plan)
     if as_json:
-        _print_frame(plan, True)
+        tables = {"rows": plan, "stages": stages}
+        found = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+        print(json.dumps({"device": bench.device.type, "gpu": GPU, **found}, indent=1))
         return
-    total = plan["hours"].sum()
-    known = plan["hours"].notna().all()
-    shown = plan.assign(hours=[f"{h:.2f}" if h == h else "?" for h in plan["hours"].astype(float)])
-    shown["MiB"] = [f"{m:.0f}" if m == m else "" for m in plan["MiB"].astype(float)]
-    _print_frame(shown, False)
+    for table in (plan, stages):
+        shown = table.assign(
+            **{name: [_amount(value) for value in table[name]] for name in ("hours here", "GPU-hours", "MiB")}
+        )
+        _print_frame(shown, False)
+        print()
     print(
-        f"\n{plan['to do'].sum()} of {plan['wanted'].sum()} to do, {'about' if known else 'at least'} "
-        f"{total:.2f} hours of one worker on {bench.device.type}, {plan['MiB'].sum():.0f} MiB of features."
+        f"hours here: of one worker on {bench.device.type}; GPU-hours: of one {GPU}, estimated; both of the "
+        "cells to do.\nMiB: of all cells. ? hangs on the size of a data set that is not known."
     )
+
+
+def _amount(value: float) -> str:
+    if value != value:
+        return "?"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def _print_frame(frame: pd.DataFrame, as_json: bool) -> None:

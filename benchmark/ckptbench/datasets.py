@@ -64,7 +64,7 @@ def parse_data(text: str) -> Data:
         raise InputError(f"{text!r}: {explain(error)}") from None
 
 
-def load_target(spec: TargetSpec | Data, name: str | None = None) -> Target:
+def load_target(spec: TargetSpec | Data, name: str | None = None, *, download: bool = True) -> Target:
     """Read a data set, a target's or a source run's, and sample it as its options say.
 
     Sampling is per class of the set (before ``label_map``) in a seeded order: the first ``per_class`` (or
@@ -80,7 +80,7 @@ def load_target(spec: TargetSpec | Data, name: str | None = None) -> Target:
     """
     if isinstance(spec, TargetSpec):
         spec, name = spec.data, spec.name
-    return sample(read_set(spec), spec, name or spec.name)
+    return sample(read_set(spec, download), spec, name or spec.name)
 
 
 def sample(found: RawSet, data: Data, name: str) -> Target:
@@ -249,13 +249,13 @@ def known_sets() -> list[tuple[str, str]]:
     ]
 
 
-def read_set(data: Data) -> RawSet:
+def read_set(data: Data, download: bool = True) -> RawSet:
     """List what there is under a set's name, with nothing sampled."""
     kind, _, rest = data.name.partition(":")
     if kind == "folder" and rest:
         return read_folder(rest)
     if kind == "torchvision" and rest:
-        return read_torchvision(rest)
+        return read_torchvision(rest, download)
     if kind == "archive" and rest:
         return read_archive(rest)
     if data.name in BUILT_IN:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,14 @@ class RawSet:
     train: Raw
     test: Raw | None
     notes: tuple[str, ...] = ()
+
+
+class Sizes(NamedTuple):
+    """How large a set is, as published; ``test`` is None where it has no test split of its own."""
+
+    classes: int
+    train: int
+    test: int | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ckptbench.rawsets import Files, Raw, RawSet, data_root, sha256
+from ckptbench.rawsets import Files, Raw, RawSet, Sizes, data_root, sha256
 from ckptbench.suites import nearest
 from ckptbench.types import InputError
 
@@ -81,6 +81,37 @@ TORCHVISION: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]] = {
     "StanfordCars": _SPLIT,
     "USPS": _TRAIN_FLAG,
 }
+# The parts above: what --dry-run knows of a set that is not there.
+SIZES = {
+    "CIFAR10": Sizes(10, 50000, 10000),
+    "CIFAR100": Sizes(100, 50000, 10000),
+    "Caltech101": Sizes(101, 8677, None),
+    "Caltech256": Sizes(257, 30607, None),
+    "Country211": Sizes(211, 42200, 21100),
+    "DTD": Sizes(47, 3760, 1880),
+    "EMNIST": Sizes(47, 112800, 18800),
+    "EuroSAT": Sizes(10, 27000, None),
+    "FGVCAircraft": Sizes(100, 6667, 3333),
+    "FashionMNIST": Sizes(10, 60000, 10000),
+    "Flowers102": Sizes(102, 2040, 6149),
+    "Food101": Sizes(101, 75750, 25250),
+    "GTSRB": Sizes(43, 26640, 12630),
+    "ImageNet": Sizes(1000, 1281167, 50000),
+    "Imagenette": Sizes(10, 9469, 3925),
+    "KMNIST": Sizes(10, 60000, 10000),
+    "MNIST": Sizes(10, 60000, 10000),
+    "OxfordIIITPet": Sizes(37, 3680, 3669),
+    "PCAM": Sizes(2, 262144, 32768),
+    "Places365": Sizes(365, 1803460, 36500),
+    "QMNIST": Sizes(10, 60000, 60000),
+    "RenderedSST2": Sizes(2, 7792, 1821),
+    "SEMEION": Sizes(10, 1593, None),
+    "STL10": Sizes(10, 5000, 8000),
+    "SUN397": Sizes(397, 108754, None),
+    "SVHN": Sizes(10, 73257, 26032),
+    "StanfordCars": Sizes(196, 8144, 8041),
+    "USPS": Sizes(10, 7291, 2007),
+}
 # What torchvision's readers and downloaders raise for a set that is absent, damaged or out of reach.
 _ABSENT = (
     OSError, RuntimeError, ValueError, TypeError, ImportError, EOFError, http.client.HTTPException,
@@ -88,7 +119,7 @@ _ABSENT = (
 )  # fmt: skip
 
 
-def read_torchvision(text: str) -> RawSet:
+def read_torchvision(text: str, download: bool = True) -> RawSet:
     """One of torchvision's classification sets, below the data root, downloaded there if it is not yet.
 
     The training part is everything that is labelled and not test: Flowers-102's train and validation parts
@@ -104,19 +135,22 @@ def read_torchvision(text: str) -> RawSet:
     if make is None:
         raise InputError(f"torchvision {torchvision.__version__} has no data set {name}")
     arguments, test = TORCHVISION[name]
-    parts = [_open(name, make, part) for part in arguments]
+    parts = [_open(name, make, part, download) for part in arguments]
     train = _raw(parts)
     return RawSet(
-        _class_names(parts[0], train), train, None if test is None else _raw([_open(name, make, test)])
+        _class_names(parts[0], train),
+        train,
+        None if test is None else _raw([_open(name, make, test, download)]),
     )
 
 
-def _open(name: str, make: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+def _open(name: str, make: Callable[..., Any], arguments: dict[str, Any], download: bool) -> Any:
     root = data_root() / "imagenet" if name == "ImageNet" else data_root()
     try:
         return make(root, **arguments)
     except _ABSENT:
-        pass
+        if not download:
+            raise InputError(f"torchvision:{name} is not below {root}: a run downloads it there") from None
     try:
         return make(root, **arguments, download=True)
     except _ABSENT as error:
