@@ -44,8 +44,8 @@ GPU = "A100, half precision"
 GPU_FLOPS = 85e12
 """What fine-tuning gets out of the reference GPU, a multiplication and an addition counted as two.
 
-From a published figure: 90 checkpoints x 9 data sets (``imagenet-nine``'s) x 3 seeds of ResNet-50, 50 epochs
-each, are about 220 hours of an A100 in half precision. That is 6.8e19 FLOPs, at 27 % of the GPU's peak.
+Calibrated: 90 checkpoints x 9 data sets (``imagenet-nine``'s) x 3 seeds of ResNet-50, 50 epochs each, are
+known to be about 220 hours of an A100 in half precision. That is 6.8e19 FLOPs, at 27 % of the GPU's peak.
 """
 GPU_LAYER = 1e-4
 """Seconds that a layer takes at least in a training step there, however small the batch.
@@ -119,9 +119,9 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
     def measured(self) -> tuple[float, float]:
-        """(seconds, FLOPs) of the cells that are there."""
-        seconds = sum(sum(lot.seconds) for lot in self.lots)
-        return seconds, sum((lot.flops or 0.0) * len(lot.seconds) for lot in self.lots)
+        """(seconds, FLOPs) of the cells that are there and say how fast this device is."""
+        known = [(s, lot.flops or 0.0) for lot in self.lots for s in lot.seconds if not math.isnan(s)]
+        return sum(seconds for seconds, _ in known), sum(flops for _, flops in known)
 
 
 def forecast(bench: Bench) -> pd.DataFrame:
@@ -450,15 +450,18 @@ def published_size(data: Data) -> Size | None:
 
 
 def _cached(there: Bench) -> dict[tuple[str, ...], list[float]]:
-    """Seconds of all that the store holds, by stage or protocol, source run, target (and split)."""
+    """Seconds of all that the store holds, by stage or protocol, source run, target (and split).
+
+    NaN where another kind of device took them.
+    """
     found: dict[tuple[str, ...], list[float]] = defaultdict(list)
     store = there.store
 
-    def look(keys: Sequence[dict[str, Any]], *where: str) -> None:
-        for key in keys:
-            cell = store.read_cell(key)
-            if cell is not None and cell.status == "ok":
-                found[where].append(cell.seconds)
+    def look(key: dict[str, Any], *where: str, on: str = "cpu") -> None:
+        cell = store.read_cell(key)
+        if cell is not None and cell.status == "ok":
+            same = (cell.extra.get("device", "cpu") == "cpu") == (on == "cpu")
+            found[where].append(cell.seconds if same else math.nan)
 
     for source in there.suite.sources:
         recipe = there.recipe(source)
@@ -469,12 +472,13 @@ def _cached(there: Bench) -> dict[tuple[str, ...], list[float]]:
                     found[("extract", source.name, target, split)].append(facts["seconds"])
     for scored in there.score_tasks():
         for _, _, file, key in scored.cells():
-            look([key], "score", file.checkpoint.run, scored.target)
+            look(key, "score", file.checkpoint.run, scored.target)
     tasks: list[FETask | FTTask] = [*there.fe_tasks(), *there.ft_tasks()]
     for task in tasks:
         target = task.target if isinstance(task.target, str) else task.target.name
         for key, protocol in zip(task.cell_keys(), task.protocols, strict=True):
-            look([key], protocol.name, task.checkpoint.run, target)
+            device = there.device.type if isinstance(protocol, FT) else "cpu"
+            look(key, protocol.name, task.checkpoint.run, target, on=device)
     return found
 
 
