@@ -28,6 +28,7 @@ PROTOCOLS = (
 
 
 def write_suite(folder: Path) -> None:
+    """A suite file for results of ``write_results``; the report reads no more of it than the protocols."""
     training = Training(lr=0.01)
     suite = Suite(
         name="fake",
@@ -124,6 +125,35 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"write_report({str(made)!r}); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 source runs x 12 targets: FE on all 36 units, FT on 12 that are neither the first nor the last; one
+    score follows the truth, one is constant on every unit; figures of a time with fewer units lie about."""
+    selectors = {f"score-{i}": 0.1 + 0.2 * i for i in range(20)} | {"nil": 1.0}
+    made = write_results(
+        tmp_path_factory.mktemp("wide") / "wide", sources=3, targets=12, epochs=14, seeds=2, examples=100,
+        protocols=(("fe-tuned", "fe"), ("fe-raw", "fe"), ("ft-10", "ft")), selectors=selectors,
+    )  # fmt: skip
+    some = [f"target{t}" for t in (3, 4, 5, 6)]
+    edit(made, "truth", lambda t: t[(t["kind"] == "fe") | t["target"].isin(some)])
+    edit(made, "scores", lambda t: t.assign(score=t["score"].where(t["selector"] != "nil", 0.5)))
+    write_suite(made)
+    (made / "figures").mkdir()
+    (made / "figures" / "truth-run1-target7.svg").write_text("")
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 10
+    matrix = rng.normal(size=(60, 64)) + 4 * np.eye(10, 64)[labels]
+    asked = set()
+
+    def of(source: str, target: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        asked.add((source, target))
+        return matrix, labels
+
+    report.write_report(made, of)
+    assert asked == {("run0", "target3"), ("run2", "target6")}
     return made
 
 
@@ -254,11 +284,102 @@ def test_boards_hold_every_row_and_the_baselines_apart(page: Page, study: report
             "last-epoch", "source-accuracy", "chance", "oracle", "ceiling"
         ]  # fmt: skip
         assert [row[2].sort for row in table.rows] == pytest.approx(board["tau"][: len(table.rows)].tolist())
-        tracks = study.track_table(kind)
+        tracks = study.tau_table(kind)
         by_hand = [t for t in study.tracks if t.kind == kind]
         assert len(tracks.columns) == 1 + len(by_hand)
         assert tracks.rows[0][1].sort == study.figure(by_hand[0], board["selector"][0], "tau")
     assert "constant on run0/target0, run0/target1" in page.words
+
+
+def test_many_units_make_a_page_of_overviews_that_stays_small(wide: Path) -> None:
+    text = (wide / "report.html").read_text()
+    page = Page(text)
+    names = [attributes["id"] for tag, attributes in page.tags if tag == "figure"]
+    files = {path.stem for path in (wide / "figures").glob("*.svg")}
+    assert sorted(names) == sorted(files)  # each once, and nothing of earlier days
+    overviews = {
+        "truths",
+        "tau-fe",
+        "tau-ft",
+        "units-fe",
+        "units-ft",
+        "cost-fe",
+        "cost-ft",
+        "protocols",
+        "alike",
+    }
+    full = {
+        f"{what}-{unit}"
+        for what in ("truth", "tau-fe", "tau-ft", "scores-fe", "scores-ft", "protocols", "spectra", "tsne")
+        for unit in ("run0-target3", "run2-target6")
+    }
+    assert files == overviews | full
+    assert len(files) <= 40
+    assert len(text) < 3e6
+    labels = [attributes["aria-label"] or "" for tag, attributes in page.tags if tag == "svg"]
+    assert len(labels) == len(files)
+    assert all(re.search(r"\d", label) and len(label) > 60 for label in labels)
+    assert (
+        "Of 36 units only the first and the last that have FE and FT truth, in the order of truth.csv, are "
+        "drawn one by one, here and below: run0 → target3 and run2 → target6." in page.words
+    )
+
+
+def test_what_is_said_of_many_units_counts_those_that_have_the_truth(wide: Path) -> None:
+    study = report.Study(report.read_suite(wide), report.load_results(wide))
+    words = Page((wide / "report.html").read_text()).words.replace("\u00a0", " ")
+    assert "Over 36 pairs of source run and target" in study.advice("fe").sure[0]
+    assert "Over 12 pairs of source run and target" in study.advice("ft").sure[0]
+    for kind, count in (("fe", 36), ("ft", 12)):
+        board = study.boards.boards[kind]
+        best = board["selector"][0]
+        rows = study.boards.agreement.query("kind == @kind")
+        taus = rows.pivot_table("tau", ["source", "target"], "selector")  # means over protocols
+        assert len(taus) == count
+        above = (taus[best] > taus["last-epoch"]).sum()
+        assert above > 0
+        assert (
+            f"{kind.upper()}: {best}, best in the mean over {count} units (τ {taus[best].mean():.2f}), is "
+            f"above last-epoch on {above} of them;" in words
+        )
+        assert f"Mean over {count} units, {kind.upper()}: {best} reaches τ {taus[best].mean():.2f};" in words
+        tracks = [t for t in study.tracks if t.protocol == {"fe": "fe-tuned", "ft": "ft-10"}[kind]]
+        early = sum(int(t.mean.argmax()) < 13 for t in tracks)
+        assert 0 < early < 36
+        assert f"{kind.upper()} is best before the last epoch on {early} of {count} units, and the" in words
+        table, picks = study.tau_table(kind), study.pick_table(kind)
+        assert [cell.sort for cell in table.rows[0][1:]] == pytest.approx(
+            [taus.loc[unit, best] for unit in study.having(kind)]
+        )
+        assert len(picks.rows) == count
+        assert picks.rows[0][3].text in {row.at(row.pick) for row in study.advice(kind).picks}
+    constant = study.board_table("fe").rows
+    small = next(row[1].small for row in constant if row[1].text == "nil")
+    assert small.startswith("constant on run0/target0, ")
+    assert small.endswith(" …")
+    assert len(small) <= 160
+
+
+def test_five_units_of_one_kind_one_seed_and_no_source_accuracy(tmp_path: Path) -> None:
+    """The first number of units that are not drawn one by one, and the least there can be of each."""
+    made = write_results(
+        tmp_path / "five", sources=5, targets=1, epochs=4, protocols=PROTOCOLS[:1], seeds=1,
+        selectors={"logme": 0.3},
+    )  # fmt: skip
+    edit(made, "checkpoints", lambda t: t.assign(source_accuracy=""))
+    write_suite(made)
+    report.write_report(made)
+    names = {path.stem for path in (made / "figures").glob("*.svg")}
+    full = {f"{what}-run{i}-target0" for what in ("truth", "tau-fe", "scores-fe") for i in (0, 4)}
+    assert names == {"truths", "tau-fe", "units-fe", "cost-fe"} | full
+
+
+def test_units_are_grouped_below_the_side_that_has_fewer() -> None:
+    units = [("a", "x"), ("a", "y"), ("a", "z"), ("b", "x")]
+    assert report._groups(units) == {
+        "a": {"x": ("a", "x"), "y": ("a", "y"), "z": ("a", "z")}, "b": {"x": ("b", "x")}
+    }  # fmt: skip
+    assert report._groups([("a", "x"), ("b", "x")]) == {"x": {"a": ("a", "x"), "b": ("b", "x")}}
 
 
 def test_missing_features_are_said_in_words(few: Path, page: Page) -> None:
@@ -321,6 +442,16 @@ def drawings() -> list[Figure]:
     intervals = {name: [Interval(0.1 * i, 0.1 * i - 0.1, nan)] for i, name in enumerate(names)}
     return [
         figures.truth("truth", "m", {"fe": [curve()], "ft": [curve("ft", 0.5, 0.6)]}, curve("source")),
+        figures.truths(
+            "truths",
+            {"a": {"x": {"fe": curve()}},
+             "b": {"x": {"fe": curve("fe", 0.1, 0.2), "ft": curve("ft", 0.5, 0.4)}}},
+            {"fe": np.array([1.0, 2.0]), "ft": np.array([-0.2])}, "",
+        ),
+        figures.heat(
+            "heat", "FE", {"a": ["x", "y"], "b": ["x"]},
+            {"s": np.array([0.5, 0.3, -0.2]), "last-epoch": np.array([0.1, 0.4, -0.3])}, 1, "",
+        ),
         figures.parts("parts", "m", curve("F_m", 0.9, 0.8), curve("F_r", 0.2, 0.35), None),
         figures.scatter(
             "scatter", "m", curve(),
@@ -344,6 +475,11 @@ def drawings() -> list[Figure]:
 FINDINGS = {
     "truth": "m: FE is best at epoch 5 (80.0 %), 20.0 points above the last; FT is best at epoch 5 (60.0 %), "
     "the last.",
+    "truths": "FE is best before the last epoch on 1 of 2 units, and the best wins 1.5 points over the last "
+    "in the median; FT is best before the last epoch on 1 of 1 units, and the best wins nothing (−0.2 "
+    "points) over the last in the median.",
+    "heat": "FE: s, best in the mean over 3 units (τ 0.20), is above last-epoch on 2 of them; its own τ goes "
+    "from −0.20 to 0.50.",
     "parts": "m: the main part F_m falls 10.0 points from epoch 0 to 5, the residual F_r rises 15.0 points "
     "from epoch 0 to 5.",
     "scatter": "m: of these scores a follows the truth best (τ 1.00), b least (τ 0.00).",
@@ -369,6 +505,24 @@ def test_protocols_on_parts_of_the_features_stay_out_of_the_title_unless_alone()
         "x", "m", ["fe", "fe-main", "fe-residual"], ["p", "main", "rest"], taus, {}, ""
     ).title
     assert title == "m: between protocols, parts of the features τ\u00a00.50 to 0.90."
+
+
+def test_a_heat_map_has_the_longer_list_down_and_numbers_only_where_they_have_room() -> None:
+    def texts(units: int, selectors: int) -> list[str]:
+        taus = {name: np.full(units, 0.25) for name in ("last-epoch", *map(str, range(selectors - 1)))}
+        labels = [f"unit {i}" for i in range(units)]
+        drawn = ElementTree.fromstring(figures.heat("x", "FE", {"only": labels}, taus, 1, "").svg)
+        found = [element for element in drawn.iter() if element.tag.endswith("}text")]
+        turned = ["rotate(-90 " in str(element.attrib.get("transform")) for element in found]
+        words = ["".join(element.itertext()) for element in found]
+        assert "only" not in words  # the heading of one group says nothing
+        assert {word for word, turn in zip(words, turned, strict=True) if turn} == (
+            set(taus) if units > selectors else set(labels)
+        )
+        return words
+
+    assert texts(12, 20).count(".25") == 240
+    assert ".25" not in texts(30, 20)
 
 
 def test_drawings_are_the_same_bytes_every_time_whatever_the_users_style() -> None:
@@ -431,6 +585,7 @@ def test_numbers_as_words() -> None:
     assert figures.tau_text(float("nan")) == "none"
     assert figures.loss(-0.31) == "nothing (−0.3 points)"
     assert figures.loss(1.26) == "1.3 points"
+    assert figures._plain("-1e+08") == "−1e8"
     short = {0.0213: "0.021", -362.4: "−362", 2.64e-5: "2.6e−5", 0.0: "0", 3e6: "3e6", -7.25: "−7.2"}
     assert {value: figures._short_number(value) for value in short} == short
 
@@ -497,12 +652,13 @@ def test_rank_page_says_the_pick_how_sure_and_draws(tmp_path: Path, ranking: pd.
     assert "Take epoch 10" in page.words
     assert "<b>10.pt is first by logme." in page.words
     assert "How sure It stayed first in 17 of 20 resamples." in page.words
+    assert "first, %" in page.words
     assert sum(tag == "svg" for tag, _ in page.tags) == 2
     label = next(attributes["aria-label"] for tag, attributes in page.tags if tag == "svg") or ""
     assert "logme is highest at epoch 10, of 3 checkpoints." in label
     assert "knn is highest at epoch 5." in label
     report.write_rank_page(path, ranking.drop(columns=["first", "source_accuracy"]), {})
-    assert "first in resamples" not in path.read_text()
+    assert "first, %" not in path.read_text()
     assert html.escape("<b>10.pt") in path.read_text()
 
 

@@ -32,10 +32,10 @@ FLAGS = (
 WIDTHS = {"desktop": 1280, "phone": 375}
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[1, report.FEW + 1], ids=["one unit", "many units"])
+def page(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     made = write_results(
-        tmp_path_factory.mktemp("results") / "fake", targets=1, protocols=PROTOCOLS,
+        tmp_path_factory.mktemp("results") / "fake", targets=request.param, protocols=PROTOCOLS,
         selectors={"logme": 0.3, "logme:scale=std": 0.5, "ridge-loo": 0.1, "random-gmm": 1.0, NASTY: 0.2},
     )  # fmt: skip
     write_suite(made)
@@ -117,6 +117,8 @@ def test_it_fits_and_can_be_read_on_both_widths_and_grounds(
     for drawing in browser.find_elements("css selector", "figure svg"):
         assert drawing.rect["width"] <= WIDTHS[where]
         assert drawing.rect["height"] > 100
+    for caption in browser.find_elements("css selector", "caption span"):
+        assert caption.rect["width"] <= WIDTHS[where]
     colours = browser.execute_script(
         "const of = (e, p) => getComputedStyle(e)[p];"
         "return [of(document.body, 'backgroundColor'), of(document.body, 'color'),"

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+PANELS = 4  # small panels side by side
+WRITTEN = 16  # columns of a heat map whose cells still have room for a number
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 EPOCHS = LinearSegmentedColormap.from_list("epochs", [COLOURS[0], COLOURS[1]])
@@ -186,7 +188,7 @@ def _short(value: float) -> str:
 
 def _log(axis: Axis) -> None:
     """Powers of ten in plain figures: nothing here needs mathematical type."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(f"{value:g}")))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -266,6 +268,73 @@ def truth(name: str, where: str, curves: dict[str, Sequence[Curve]], source: Cur
         "between seeds. Rings: the best epoch of each protocol."
     )
     return _finish(sheet, name, f"{where}: {'; '.join(findings)}.", " ".join(alt), note)
+
+
+@_drawn
+def truths(
+    name: str, groups: dict[str, dict[str, dict[str, Curve]]], gains: dict[str, Float], note: str
+) -> Figure:
+    """FE and FT accuracy along the epochs, a small panel for each unit, in points below each one's best.
+
+    Parameters
+    ----------
+    groups : heading -> label of a unit -> kind -> its truth; a heading starts a new row of panels
+    gains : kind -> points that each unit's best checkpoint wins over the last
+    """
+    columns = min(PANELS, max(map(len, groups.values())))
+    rows = [-(-len(units) // columns) for units in groups.values()]
+    heads = 0.22 * (len(groups) > 1)
+    heights = [0.95 * number + heads for number in rows]
+    sheet = Sheet(figsize=(WIDTH, sum(heights) + 0.65))
+    units = [(heading, label, unit) for heading, of in groups.items() for label, unit in of.items()]
+    curves = [curve for *_, unit in units for curve in unit.values()]
+    below = np.concatenate([100 * (curve.mean.max() - curve.mean) for curve in curves])
+    deepest = max(0.5, float(np.quantile(below, 0.9)))
+    longest = max(curve.epochs[-1] for curve in curves)
+    kinds = {kind: i for i, kind in enumerate(gains)}
+    parts = sheet.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, number, (heading, of) in zip(parts, rows, groups.items(), strict=True):
+        if heads:
+            part.suptitle(heading, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
+        grid = part.subplots(number, columns, squeeze=False).flat
+        for place, (axes, (label, unit)) in enumerate(zip(grid, of.items(), strict=False)):
+            for kind, curve in unit.items():
+                colour, values = COLOURS[kinds[kind]], 100 * (curve.mean - curve.mean.max())
+                axes.plot(
+                    curve.epochs, values, color=colour, linewidth=1.2, linestyle=DASHES[kinds[kind]]
+                )  # fmt: skip
+                if curve.half is not None:
+                    low, high = values - 100 * curve.half, values + 100 * curve.half
+                    axes.fill_between(curve.epochs, low, high, color=colour, alpha=0.16, linewidth=0)
+                axes.plot(
+                    curve.epochs[curve.best], 0, MARKERS[kinds[kind]], markersize=6, markerfacecolor="none",
+                    markeredgecolor=colour, markeredgewidth=1.2, clip_on=False,
+                )  # fmt: skip
+            tops = "  ".join(f"{kind.upper()} {100 * c.mean.max():.1f}" for kind, c in unit.items())
+            axes.set_title(f"{_label(label, 19)}\n{tops}", fontsize=7.2, loc="left", pad=2)
+            axes.set_xlim(-0.04 * longest, 1.04 * longest)
+            axes.set_ylim(-1.05 * deepest, 0.16 * deepest)
+            axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+            axes.tick_params(
+                labelsize=7.3, pad=1.5, labelleft=place % columns == 0, labelbottom=place + columns >= len(of)
+            )
+        for axes in list(grid)[len(of) :]:
+            axes.set_axis_off()
+    sheet.supxlabel("epoch of pre-training", fontsize=9.5)
+    sheet.supylabel("accuracy, points below the unit's best", fontsize=9.5)
+    findings, alt = [], []
+    for kind, gain in gains.items():
+        have = [(f"{head} {label}".strip(), unit[kind]) for head, label, unit in units if kind in unit]
+        early = sum(curve.best < len(curve.mean) - 1 for _, curve in have)
+        found = f"{kind.upper()} is best before the last epoch on {early} of {len(have)} units"
+        if np.isfinite(gain).all():
+            found += f", and the best wins {loss(float(np.median(gain)))} over the last in the median"
+        findings.append(found)
+        alt.append(
+            f"Best {kind.upper()} epochs: " + ", ".join(f"{who} {c.epochs[c.best]}" for who, c in have) + "."
+        )
+    return _finish(sheet, name, f"{'; '.join(findings)}.", " ".join(alt), note)
 
 
 @_drawn
@@ -356,8 +425,13 @@ def _short_number(value: float) -> str:
     elif size == 0 or size >= 1e-3:
         text = f"{value:.2g}"
     else:
-        text = f"{value:.1e}".replace("e-0", "e-")
-    return text.replace("-", "−").replace("e+0", "e").replace("e+", "e")
+        text = f"{value:.1e}"
+    return _plain(text)
+
+
+def _plain(text: str) -> str:
+    """'1e+08' as '1e8', and a real minus sign."""
+    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-").replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -379,10 +453,12 @@ def forest(
     ceilings: Sequence[float],
     baselines: int,
     note: str,
+    units: dict[str, Float] | None = None,
 ) -> Figure:
     """Tau of every selector on every track with its interval, and each track's ceiling.
 
-    ``rows`` maps a selector to one interval per track; the last ``baselines`` of them stand apart.
+    ``rows`` maps a selector to one interval per track; the last ``baselines`` of them stand apart. Where a
+    row is a mean over units, ``units`` maps the same selectors to what it is the mean of.
     """
     step = 0.115 * len(tracks) + 0.13
     sheet = Sheet(figsize=(WIDTH, step * len(rows) + 1.1))
@@ -390,6 +466,11 @@ def forest(
     names = list(rows)
     middle = np.array([i + (0.4 if i >= len(names) - baselines else 0) for i in range(len(names))])
     spread = np.linspace(-0.27, 0.27, len(tracks)) if len(tracks) > 1 else np.zeros(1)
+    for row, taus in zip(middle, (units or {}).values(), strict=False):
+        axes.plot(
+            taus, np.full(len(taus), row), "|", color=INK, alpha=0.4, markersize=6, markeredgewidth=0.7,
+            label=None if row else "one unit",
+        )  # fmt: skip
     for j, track in enumerate(tracks):
         colour = COLOURS[j % len(COLOURS)]
         tau, low, high = (
@@ -422,27 +503,28 @@ def forest(
     return _finish(sheet, name, title, alt, note)
 
 
-def _tile(axes: Axes, x: float, y: float, value: float, size: float) -> None:
+def _tile(axes: Axes, x: float, y: float, value: float, size: float | None) -> None:
     """One cell: blue for agreement, orange for reversal, stronger for more; the number says it too."""
     if np.isfinite(value):
-        colour = COLOURS[0] if value >= 0 else COLOURS[1]
-        axes.add_patch(
-            Rectangle(
-                (x - 0.48, y - 0.48), 0.96, 0.96, facecolor=colour, alpha=0.68 * abs(value), linewidth=0
-            )
-        )
-        axes.text(x, y, _short(value), ha="center", va="center", fontsize=size)
+        axes.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, linewidth=0, **_shade(value)))
+        if size is not None:
+            axes.text(x, y, _short(value), ha="center", va="center", fontsize=size)
 
 
-def _matrix_axes(axes: Axes, columns: Sequence[str], rows: Sequence[str], ticks: Sequence[float]) -> None:
-    axes.set_xlim(-0.5, len(columns) - 0.5)
+def _shade(tau: float) -> dict[str, Any]:
+    return {"facecolor": COLOURS[0] if tau >= 0 else COLOURS[1], "alpha": 0.68 * abs(tau)}
+
+
+def _matrix_axes(axes: Axes, columns: dict[float, str], rows: dict[float, str]) -> None:
+    """Labels by their places, those of the columns on top."""
+    axes.set_xlim(-0.5, max(columns) + 0.5)
     turn = 40 if len(columns) <= 8 else 90
     axes.set_xticks(
-        range(len(columns)), columns, rotation=turn, ha="left", va="center", rotation_mode="anchor"
+        list(columns), list(columns.values()), rotation=turn, ha="left", va="center", rotation_mode="anchor"
     )
     axes.xaxis.tick_top()
-    axes.set_yticks(ticks, rows)
-    axes.set_ylim(ticks[-1] + 0.55, -0.55)
+    axes.set_yticks(list(rows), list(rows.values()))
+    axes.set_ylim(max(rows) + 0.55, -0.55)
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -467,7 +549,7 @@ def protocols(
     ticks = [float(i) for i in range(n)] + [n + 0.6 + i for i in range(len(selectors))]
     sheet = Sheet(figsize=(WIDTH, 0.23 * (len(rows) + 1) + 1.0))
     axes = sheet.subplots()
-    _matrix_axes(axes, labels, rows, ticks)
+    _matrix_axes(axes, dict(enumerate(labels)), dict(zip(ticks, rows, strict=True)))
     for i, row in enumerate([*taus, *selectors.values()]):
         for j, value in enumerate(row):
             _tile(axes, j, ticks[i], value, size)
@@ -488,6 +570,51 @@ def protocols(
     return _finish(sheet, name, title, alt + ".", note)
 
 
+@_drawn
+def heat(
+    name: str, kind: str, groups: dict[str, Sequence[str]], selectors: dict[str, Float], fixed: int, note: str
+) -> Figure:  # fmt: skip
+    """Tau of every selector on every unit; the longer list goes down, numbers stand where they have room.
+
+    Parameters
+    ----------
+    groups : heading -> labels of units
+    selectors : name -> taus in the order of the units, the best in the mean first; the last ``fixed`` stand
+        apart, "last-epoch" among them
+    """
+    entries: list[tuple[str, bool]] = []
+    for heading, labels in groups.items():
+        entries += [(heading, True)] * (len(groups) > 1) + [(label, False) for label in labels]
+    units = {float(i): _label(text, 24) for i, (text, _) in enumerate(entries)}
+    bold = [place for place, (_, head) in zip(units, entries, strict=True) if head]
+    apart = len(selectors) - fixed
+    scores = {i + 0.4 * (i >= apart): _label(selector, 24) for i, selector in enumerate(selectors)}
+    down = len(units) > len(scores)  # the units, not the selectors
+    columns, rows = (scores, units) if down else (units, scores)
+    size = 6.7 if len(columns) <= WRITTEN else None
+    sheet = Sheet(figsize=(WIDTH, 0.18 * len(rows) + 0.065 * max(map(len, columns.values())) + 0.5))
+    axes = sheet.subplots()
+    _matrix_axes(axes, columns, rows)
+    axes.tick_params(labelsize=8)
+    for place, label in zip(units, axes.get_yticklabels() if down else axes.get_xticklabels(), strict=True):
+        label.set_fontweight("bold" if place in bold else "normal")
+    places = [place for place in units if place not in bold]
+    for score, taus in zip(scores, selectors.values(), strict=True):
+        for place, tau in zip(places, taus, strict=True):
+            _tile(axes, *((score, place) if down else (place, score)), tau, size)
+    if size is None:
+        key = [Rectangle((0, 0), 1, 1, linewidth=0, **_shade(tau)) for tau in (-1, -0.5, 0.5, 1)]
+        sheet.legend(key, ["τ −1", "−0.5", "0.5", "1"], loc="outside lower left", ncols=4, handlelength=1.2)
+    best, *_ = selectors
+    taus, last = selectors[best], selectors["last-epoch"]
+    title = (
+        f"{kind}: {_label(best)}, best in the mean over {len(places)} units ({tau_is(float(taus.mean()))}), "
+        f"is above last-epoch on {np.sum(taus > last)} of them; its own τ goes from {_range(taus.tolist())}."
+    )
+    means = (f"{selector} {tau_text(float(row.mean()))}" for selector, row in selectors.items())
+    return _finish(sheet, name, title, f"Mean tau over units: {', '.join(means)}.", note)
+
+
 def _range(values: Sequence[float]) -> str:
     low, high = tau_text(min(values)), tau_text(max(values))
     return low if low == high else f"{low} to {high}"
@@ -499,8 +626,8 @@ def alike(name: str, where: str, names: Sequence[str], taus: Float, baselines: i
     n = len(names)
     sheet = Sheet(figsize=(WIDTH, 0.26 * n + 1.5))
     axes = sheet.subplots()
-    labels = [_label(label, 22) for label in names]
-    _matrix_axes(axes, labels, labels, [float(i) for i in range(n)])
+    labels: dict[float, str] = {i: _label(label, 22) for i, label in enumerate(names)}
+    _matrix_axes(axes, labels, labels)
     for i in range(n):
         for j in range(n):
             if i != j:

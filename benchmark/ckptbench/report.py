@@ -10,6 +10,7 @@ again without them. ``write_rank_page`` is the page of one answer of ``ckptbench
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,8 +43,11 @@ SpectraSource = Callable[[str, str, int], tuple[Array, Array]]
 """(source, target, epoch) -> features N x D and labels N of the target's train split."""
 
 Unit = tuple[str, str]
+FEW = 4  # units, up to which each has figures of its own
 SHOWN = 12  # selectors in a figure, beside the baselines; tables have all
+HEATED = 20  # selectors in a heat map over many units
 FREE = ("last-epoch", "source-accuracy")
+ORDER = ("fe", "fe-main", "fe-residual", "ft")  # of protocols in a figure
 ROWS = 1000  # examples behind spectra and maps
 SPECTRA = 12  # epochs in a figure of spectra
 INDICES = 200  # singular values kept of each
@@ -219,33 +223,61 @@ class Study:
         cells = results.scores[results.scores["status"] == "ok"]
         means = cells.groupby(["source", "target", "selector", "epoch"])["score"].mean()
         self.scores = dict(means.items())
+        self._curves: dict[str, Curve] = {}
 
     def where(self, unit: Unit) -> str:
         """What a unit is called: its target, with the source run where there are several."""
         several = len({source for source, _ in self.units}) > 1
         return f"{unit[0]} → {unit[1]}" if several else unit[1]
 
+    def over(self, *kinds: str) -> str:
+        """What a mean over the units with such truth is called: the unit's own name where there is one."""
+        units = self.having(*kinds)
+        return f"Mean over {len(units)} units" if len(units) > 1 else self.where(units[0])
+
+    def having(self, *kinds: str) -> list[Unit]:
+        """The units with a track of any of the kinds."""
+        return [unit for unit in self.units if self.of(unit, *kinds)]
+
     @property
-    def everywhere(self) -> str:
-        return "All targets" if len(self.units) > 1 else self.where(self.units[0])
+    def many(self) -> bool:
+        return len(self.units) > FEW
+
+    @cached_property
+    def full(self) -> list[Unit]:
+        """The units drawn in full: all of a few; of many the first and the last with every kind of truth."""
+        if not self.many:
+            return self.units
+        units = [unit for unit in self.units if all(self.of(unit, kind) for kind in self.kinds)] or self.units
+        return list(dict.fromkeys((units[0], units[-1])))
+
+    def chosen(self) -> str:
+        """Which units are drawn in full, and how they were chosen."""
+        kinds = " and ".join(kind.upper() for kind in self.kinds)
+        names = " and ".join(self.where(unit) for unit in self.full)
+        return (
+            f"Of {len(self.units)} units only the first and the last that have {kinds} truth, in the order "
+            f"of truth.csv, are drawn one by one, here and below: {names}."
+        )
+
+    def unit_taus(self, kind: str) -> pd.DataFrame:
+        """Selectors x units of a kind: tau, mean over the unit's protocols."""
+        rows = self.boards.agreement[self.boards.agreement["kind"] == kind]
+        taus = rows.groupby(["selector", "source", "target"])["tau"].mean().unstack(["source", "target"])
+        return taus.reindex(columns=pd.MultiIndex.from_tuples(self.having(kind)))
 
     def of(self, unit: Unit, *kinds: str) -> list[Track]:
         """A unit's tracks of some kinds: fe, ft, or FE on a part of the features, fe-main and fe-residual."""
         return [t for kind in kinds for t in self.tracks if (t.source, t.target, t.kind) == (*unit, kind)]
 
-    @cached_property
-    def curves(self) -> dict[str, Curve]:
-        """Each track's truth along the epochs, with its intervals."""
-        found = {}
-        for track in self.tracks:
+    def curve(self, track: Track) -> Curve:
+        """A track's truth along the epochs, with its intervals."""
+        if track.name not in self._curves:
             rng = np.random.default_rng(derive_seed("report", track.name))
             truths = resample_truth(track, 1000, rng)
             half = None if truths is None else 1.96 * truths.std(axis=0, ddof=1)
-            found[track.name] = Curve(track.protocol, _epochs(track), track.mean, half)
-        return found
-
-    def curve(self, track: Track) -> Curve:
-        return self.curves[track.name]
+            self._curves[track.name] = Curve(track.protocol, _epochs(track), track.mean, half)
+        return self._curves[track.name]
 
     def score(self, track: Track, selector: str) -> Float:
         """A selector's scores (means over its repeats) at the epochs of a track, NaN where it has none."""
@@ -271,13 +303,13 @@ class Study:
     def kinds(self) -> list[str]:
         return list(self.boards.boards)
 
-    def how_many(self, *kinds: str) -> str:
+    def how_many(self, *kinds: str, most: int = SHOWN) -> str:
         """'The 12 best of 45 scores by mean τ for FE', or that all are shown."""
         number = sum(name not in ALWAYS for name in self.rows[kinds[0]])
-        if number <= SHOWN:
+        if number <= most:
             return f"All {number} scores"
         each = " and for ".join(kind.upper() for kind in kinds)
-        return f"The {SHOWN // len(kinds)} best of {number} scores by mean τ for {each}"
+        return f"The {most // len(kinds)} best of {number} scores by mean τ for {each}"
 
     # What to take.
 
@@ -335,14 +367,15 @@ class Study:
         if np.isfinite(row["tau_epoch"]):
             trend = f" With the epoch held fixed it is {tau_text(row['tau_epoch'])}"
             trend += ": more is a trend that score and truth share." if row["tau_epoch"] < row["tau"] else "."
+        mean, average = ("mean ", "on average ") if row["units"] > 1 else ("", "")
         return [
-            f"Its τ with the truth is {tau_text(row['tau'])}{interval}; {', '.join(beside)}.{trend}",
-            f"Its first choice loses {figures.loss(row['regret'])} of accuracy to the best checkpoint, "
-            f"{', '.join(losses)}.",
+            f"Its {mean}τ with the truth is {tau_text(row['tau'])}{interval}; {', '.join(beside)}.{trend}",
+            f"Its first choice {average}loses {figures.loss(row['regret'])} of accuracy to the best "
+            f"checkpoint, {', '.join(losses)}.",
         ]
 
     def _how_sure(self, row: dict[str, Any], selector: str, scores: list[str]) -> list[str]:
-        units = len(self.units)
+        units = int(row["units"])
         if units < MIN_UNITS:
             pairs = (
                 f"{units} pairs of source run and target are"
@@ -368,8 +401,32 @@ class Study:
 
     # Figures.
 
+    def truth_overview(self) -> Figure:
+        """The first protocol of each kind on every unit."""
+        first = {kind: {unit: self.of(unit, kind)[0] for unit in self.having(kind)} for kind in self.kinds}
+        groups = {
+            heading: {
+                label: {kind: self.curve(tracks[unit]) for kind, tracks in first.items() if unit in tracks}
+                for label, unit in units.items()
+            }
+            for heading, units in _groups(self.having(*self.kinds)).items()
+        }
+        gains = {
+            kind: np.array([self.figure(track, "oracle", "gain") for track in tracks.values()])
+            for kind, tracks in first.items()
+        }
+        lines = "; ".join(
+            f"{line}: {kind.upper()} ({' or '.join(dict.fromkeys(t.protocol for t in tracks.values()))})"
+            for line, (kind, tracks) in zip(("Solid, ring", "dashed, square"), first.items(), strict=False)
+        )
+        return figures.truths(
+            "truths", groups, gains,
+            f"{lines}; marks: the best epoch; above a panel: the accuracy there, %. Bands: 95 % intervals. "
+            "A line that leaves its panel is further below. What the best wins is cross-fitted.",
+        )  # fmt: skip
+
     def truth_figures(self) -> Iterator[Figure]:
-        for unit in self.units:
+        for unit in self.full:
             by_kind: dict[str, Sequence[Curve]] = {
                 kind: [self.curve(track) for track in self.of(unit, kind)] for kind in ("fe", "ft")
             }
@@ -391,8 +448,33 @@ class Study:
             return None
         return Curve("source", facts["epoch"].to_numpy(), facts["source_accuracy"].to_numpy())
 
+    def tau_overview(self) -> Iterator[Figure]:
+        """For each kind a forest of the leaderboard and a heat map selector x unit."""
+        for kind in self.kinds:
+            board, groups = self.rows[kind], _groups(self.having(kind))
+            taus = self.unit_taus(kind)[[unit for units in groups.values() for unit in units.values()]]
+            names = [*self.shown(kind), *FREE]
+            yield figures.forest(
+                f"tau-{kind}", self.over(kind), kind.upper(), ["mean"],
+                {name: [Interval(*(board[name][f] for f in ("tau", "tau_low", "tau_high")))]
+                 for name in names},
+                [float(np.mean(taus.loc["ceiling"].to_numpy()))], len(FREE),
+                f"{self.how_many(kind)}, best first, and what costs nothing. Lines: 95 % intervals for the "
+                "noise in these units' truth, not for other units. (std): standardised features.",
+                {name: taus.loc[name].to_numpy() for name in names},
+            )  # fmt: skip
+            scores = [name for name in board if name not in ALWAYS][:HEATED]
+            fixed = [name for name in (*FREE, "ceiling") if name in board]
+            yield figures.heat(
+                f"units-{kind}", kind.upper(), {heading: list(units) for heading, units in groups.items()},
+                {name: taus.loc[name].to_numpy() for name in (*scores, *fixed)}, len(fixed),
+                f"{self.how_many(kind, most=HEATED)}, best first, then what costs nothing and perfect "
+                "knowledge; τ, mean over the protocols of a unit. Blue: agreement; orange: reversal. (std): "
+                "standardised features.",
+            )  # fmt: skip
+
     def forest_figures(self) -> Iterator[Figure]:
-        for unit in self.units:
+        for unit in self.full:
             for kind in self.kinds:
                 tracks = self.of(unit, kind)
                 if not tracks:
@@ -411,7 +493,7 @@ class Study:
                 )  # fmt: skip
 
     def scatter_figures(self) -> Iterator[Figure]:
-        for unit in self.units:
+        for unit in self.full:
             for kind in self.kinds:
                 for track in self.of(unit, kind)[:1]:
                     panels = [
@@ -425,20 +507,33 @@ class Study:
                         "early epochs, orange: late ones; square: the last. (std): standardised features.",
                     )  # fmt: skip
 
-    def protocol_figures(self) -> Iterator[Figure]:
-        chosen = [*self.shown(*self.kinds), *FREE]
-        for unit in self.units:
-            tracks = self.of(unit, "fe", "fe-main", "fe-residual", "ft")
-            if len(tracks) < 2:
-                continue
-            taus = np.array([[_tau_of_tracks(a, b) for b in tracks] for a in tracks])
-            yield figures.protocols(
-                _file("protocols", unit), self.where(unit), [track.kind for track in tracks],
-                [track.protocol for track in tracks], taus,
-                {name: np.array([self.figure(t, name, "tau") for t in tracks]) for name in chosen},
-                f"Above: τ between the truths of two protocols. Below: {_lower(self.how_many(*self.kinds))}, "
-                "and what costs nothing, under each. Blue: agreement; orange: reversal.",
-            )  # fmt: skip
+    def protocol_figure(self, name: str, where: str, units: Sequence[Unit]) -> Iterator[Figure]:
+        """Protocols of some units with each other and with selectors; means over the units that have both."""
+        tracks = [t for unit in units for t in self.of(unit, "fe", "fe-main", "fe-residual", "ft")]
+        kinds = dict(
+            sorted({t.protocol: t.kind for t in tracks}.items(), key=lambda pair: ORDER.index(pair[1]))
+        )
+        if len(kinds) < 2:
+            return
+        at = {(t.protocol, t.source, t.target): t for t in tracks}
+
+        def between(a: str, b: str) -> float:
+            both = [(at[a, *unit], at[b, *unit]) for unit in units if (a, *unit) in at and (b, *unit) in at]
+            return _mean([_tau_of_tracks(*pair) for pair in both])
+
+        chosen = {
+            selector: np.array(
+                [_mean([self.figure(t, selector, "tau") for t in tracks if t.protocol == p]) for p in kinds]
+            )
+            for selector in (*self.shown(*self.kinds), *FREE)
+        }
+        yield figures.protocols(
+            name, where, list(kinds.values()), list(kinds),
+            np.array([[between(a, b) for b in kinds] for a in kinds]), chosen,
+            f"Above: τ between the truths of two protocols{', on units that have both' * (len(units) > 1)}. "
+            f"Below: {_lower(self.how_many(*self.kinds))}, and what costs nothing, under each. Blue: "
+            "agreement; orange: reversal.",
+        )  # fmt: skip
 
     def cost_figures(self) -> Iterator[Figure]:
         extraction = self.results.extraction
@@ -451,7 +546,7 @@ class Study:
             seconds, regret = (np.array([row[name] for row in paid]) for name in ("seconds", "regret"))
             lines = {"extraction": float(train.mean()), f"{kind.upper()} truth": board["oracle"]["seconds"]}
             yield figures.cost(
-                f"cost-{kind}", self.everywhere, kind.upper(), [row["selector"] for row in paid], seconds,
+                f"cost-{kind}", self.over(kind), kind.upper(), [row["selector"] for row in paid], seconds,
                 regret, {name: board[name]["regret"] for name in (*FREE, "chance")},
                 {label: value for label, value in lines.items() if np.isfinite(value)},
                 f"Every one of the {len(paid)} scores that cost time; diamonds: those that no cheaper one "
@@ -473,7 +568,7 @@ class Study:
         if not np.isfinite(mean[np.triu_indices(len(names) - len(FREE), 1)]).any():
             return
         yield figures.alike(
-            "alike", self.everywhere, names, mean, len(FREE),
+            "alike", self.over(*self.kinds), names, mean, len(FREE),
             f"{self.how_many(*self.kinds)}, and what costs nothing; mean τ of their orders "
             "over source runs and targets.",
         )  # fmt: skip
@@ -488,14 +583,14 @@ class Study:
         return list(dict.fromkeys(int(_epochs(t)[k]) for t in tracks[:1] for k in (self.curve(t).best, -1)))
 
     def write_features(self, folder: Path, features: SpectraSource) -> None:
-        """``spectra.csv`` and ``embedding.csv``."""
+        """``spectra.csv`` and ``embedding.csv``, of the units drawn in full."""
         spectra = spectra_table(
             (*unit, epoch, features(*unit, epoch)[0])
-            for unit in self.units
+            for unit in self.full
             for epoch in self.spectra_epochs(unit)
         )
         maps = embedding_table(
-            (*unit, epoch, *features(*unit, epoch)) for unit in self.units for epoch in self.map_epochs(unit)
+            (*unit, epoch, *features(*unit, epoch)) for unit in self.full for epoch in self.map_epochs(unit)
         )
         for name, table in (("spectra", spectra), ("embedding", maps)):
             table.insert(0, "suite_digest", self.results.provenance.suite_digest)
@@ -516,7 +611,7 @@ class Study:
 
     def feature_figures(self, folder: Path) -> Iterator[Figure]:
         spectra, maps = self.feature_table(folder, "spectra"), self.feature_table(folder, "embedding")
-        for unit in self.units:
+        for unit in self.full:
             if spectra is not None:
                 rows = spectra[(spectra["source"] == unit[0]) & (spectra["target"] == unit[1])]
                 if len(rows):
@@ -554,21 +649,49 @@ class Study:
         caption = leaderboard.KINDS[kind] + ("" if several else f", all scores from {' '.join(origins)}")
         return Table(caption, BOARD[: None if several else -1], rows[:ranked], rows[ranked:])
 
-    def track_table(self, kind: str) -> Table:
-        """Tau with its interval for every selector on every track of a kind."""
-        tracks = [track for track in self.tracks if track.kind == kind]
-        columns = [Column("score", "", number=False, key=True)]
-        columns += [Column(f"{self.where((t.source, t.target))} {t.protocol}", "Kendall's τ") for t in tracks]
+    def tau_table(self, kind: str) -> Table:
+        """Tau for every selector: with its interval on every track of a kind, or of many units on each."""
         board = self.boards.boards[kind]
-        rows = []
-        for name in board["selector"]:
-            cells = [Cell(name, name)]
-            for track in tracks:
-                tau, low, high = (self.figure(track, name, f) for f in ("tau", "tau_low", "tau_high"))
-                cells.append(Cell(_minus(leaderboard.with_interval(tau, low, high)), tau))
-            rows.append(cells)
+        if self.many:
+            caption, heads = f"τ by unit, {kind.upper()}, mean over protocols", self.having(kind)
+            columns = [Column(self.where(unit), "Kendall's τ") for unit in heads]
+            taus = self.unit_taus(kind)
+            cells = {name: [_number(tau) for tau in taus.loc[name]] for name in board["selector"]}
+        else:
+            caption, tracks = f"τ by track, {kind.upper()}", [t for t in self.tracks if t.kind == kind]
+            columns = [
+                Column(f"{self.where((t.source, t.target))} {t.protocol}", "Kendall's τ") for t in tracks
+            ]
+            cells = {name: [self._tau_cell(track, name) for track in tracks] for name in board["selector"]}
+        columns.insert(0, Column("score", "", number=False, key=True))
+        rows = [[Cell(name, name), *of] for name, of in cells.items()]
         ranked = int(board["rank"].notna().sum())
-        return Table(f"τ by track, {kind.upper()}", columns, rows[:ranked], rows[ranked:])
+        return Table(caption, columns, rows[:ranked], rows[ranked:])
+
+    def _tau_cell(self, track: Track, selector: str) -> Cell:
+        tau, low, high = (self.figure(track, selector, f) for f in ("tau", "tau_low", "tau_high"))
+        return Cell(_minus(leaderboard.with_interval(tau, low, high)), tau)
+
+    def pick_table(self, kind: str) -> Table:
+        """What the advised score picks on every unit, beside the best and the last checkpoint."""
+        advice = self.advice(kind)
+        columns = [
+            Column("unit", "", number=False, key=True),
+            Column("protocol", "of the accuracies", number=False),
+            Column("take epoch", "the pick"), Column("its accuracy", ""),
+            Column("best epoch", ""), Column("its accuracy", ""), Column("last", "accuracy there"),
+            Column("regret", "points lost to the best, cross-fitted"),
+            Column("gain", "points won over the last, cross-fitted"),
+        ]  # fmt: skip
+        rows = []
+        for pick in advice.picks:
+            row = [Cell(pick.where, pick.where), Cell(pick.protocol, pick.protocol)]
+            for place in (pick.pick, pick.curve.best):
+                epoch = int(pick.curve.epochs[place])
+                row += [Cell(str(epoch), epoch), Cell(pick.at(place), float(pick.curve.mean[place]))]
+            row.append(Cell(pick.at(-1), float(pick.curve.mean[-1])))
+            rows.append([*row, _number(pick.regret), _number(pick.gain)])
+        return Table(f"Picks of {advice.selector}, {kind.upper()}", columns, rows)
 
     def protocol_table(self) -> Table:
         columns = [Column("protocol", "", number=False), Column("", "kind of truth", number=False)]
@@ -612,6 +735,21 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _published(plugin: type | None) -> str:
     return str(getattr(plugin, "published", "higher"))
+
+
+def _groups(units: Sequence[Unit]) -> dict[str, dict[str, Unit]]:
+    """Heading -> label -> unit: targets below their source runs, or the other way where that is shorter."""
+    side = int(len({source for source, _ in units}) > len({target for _, target in units}))
+    groups: dict[str, dict[str, Unit]] = {}
+    for unit in units:
+        groups.setdefault(unit[side], {})[unit[1 - side]] = unit
+    return groups
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of what is finite, NaN where nothing is."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _lower(text: str) -> str:
@@ -673,10 +811,11 @@ BOARD = [
 ]
 
 
-def _board_row(row: dict[str, Any]) -> list[Cell]:
-    def number(name: str, digits: int = 2) -> Cell:
-        return Cell(_minus(leaderboard.number(row[name], digits)), float(row[name]))
+def _number(value: float) -> Cell:
+    return Cell(_minus(leaderboard.number(value)), float(value))
 
+
+def _board_row(row: dict[str, Any]) -> list[Cell]:
     interval = _minus(leaderboard.with_interval(row["tau"], row["tau_low"], row["tau_high"]))
     count = "" if pd.isna(row["wanted"]) else f"{row['cells']:.0f}/{row['wanted']:.0f}"
     seconds = float(row["seconds"])
@@ -684,10 +823,10 @@ def _board_row(row: dict[str, Any]) -> list[Cell]:
         Cell(
             "" if pd.isna(row["rank"]) else str(row["rank"]), "" if pd.isna(row["rank"]) else int(row["rank"])
         ),
-        Cell(row["selector"], row["selector"], row["problem"]),
+        Cell(row["selector"], row["selector"], textwrap.shorten(row["problem"], 160, placeholder=" …")),
         Cell(interval, float(row["tau"])),
         Cell(row["verdict"], row["verdict"]),
-        *(number(name) for name in ("tau_resolved", "tau_epoch", "worst", "regret", "gain")),
+        *(_number(row[name]) for name in ("tau_resolved", "tau_epoch", "worst", "regret", "gain")),
         Cell("" if math.isnan(seconds) else f"{seconds:.2g}" if seconds < 100 else f"{seconds:.0f}", seconds),
         Cell(count, "" if pd.isna(row["cells"]) else float(row["cells"])),
         Cell(row["origin"], row["origin"]),
@@ -738,6 +877,7 @@ def write_report(folder: str | Path, features: SpectraSource | None = None) -> P
         advice=[study.advice(kind) for kind in study.kinds],
         sections=sections,
         provenance=origin,
+        few=not study.many,
         protocols=study.protocol_table(),
         citations=study.citations(),
     )
@@ -757,11 +897,19 @@ def read_suite(folder: Path) -> Suite:
 
 
 def _sections(study: Study, folder: Path) -> Iterator[Section]:
+    """The page's parts; of many units only overviews are drawn, and two units in full."""
+    many, each = study.many, [study.truth_figures, study.forest_figures, study.scatter_figures]
+    protocols = [
+        figure
+        for unit in study.full
+        for figure in study.protocol_figure(_file("protocols", unit), study.where(unit), [unit])
+    ]
+    over_units = study.protocol_figure("protocols", study.over(*study.kinds), study.units)
     yield Section(
         "truth", "Accuracy along the run",
         ["What every checkpoint is worth on the target. FE trains a new softmax head on frozen features, FT "
          "fine-tunes the whole network; the source accuracy is that of the pre-training task itself."],
-        list(study.truth_figures()),
+        [study.truth_overview()] if many else list(study.truth_figures()),
     )  # fmt: skip
     yield Section(
         "tau", "How well each score ranks the checkpoints",
@@ -769,13 +917,14 @@ def _sections(study: Study, folder: Path) -> Iterator[Section]:
          "with each other, −1 when the order is reversed. No score can be expected to pass the ceiling: that "
          "is what perfect knowledge would reach against a truth of so few seeds. A trend that score and "
          "truth merely share counts as agreement; last-epoch shows how far a trend alone gets."],
-        list(study.forest_figures()),
+        list(study.tau_overview() if many else study.forest_figures()),
     )  # fmt: skip
-    yield Section(
-        "scores", "Score against truth",
-        ["Each point is a checkpoint. A useful score rises with the truth."],
-        list(study.scatter_figures()),
-    )  # fmt: skip
+    if not many:
+        yield Section(
+            "scores", "Score against truth",
+            ["Each point is a checkpoint. A useful score rises with the truth."],
+            list(study.scatter_figures()),
+        )  # fmt: skip
     yield Section(
         "cost", "What it costs",
         ["Regret is what the score's first choice loses against the best checkpoint: the best is chosen on "
@@ -787,8 +936,13 @@ def _sections(study: Study, folder: Path) -> Iterator[Section]:
         ["The truth is a protocol: another penalty, scaling or length can order the same checkpoints "
          "otherwise, and where protocols disagree, no score can agree with all of them. Scores that rank "
          "alike are one piece of evidence, not two."],
-        [*study.protocol_figures(), *study.alike_figures()],
+        [*(over_units if many else protocols), *study.alike_figures()],
     )  # fmt: skip
+    if many:
+        yield Section(
+            "full", "Two units in full", [study.chosen()],
+            [*(figure for draw in each for figure in draw()), *protocols],
+        )  # fmt: skip
     drawn = list(study.feature_figures(folder))
     text = ["The singular values of the features, and where t-SNE puts the examples."]
     lacking = [name for name in ("spectra", "embedding") if study.feature_table(folder, name) is None]
@@ -799,8 +953,13 @@ def _sections(study: Study, folder: Path) -> Iterator[Section]:
             "the features are at hand."
         )
     yield Section("features", "The features themselves", text, drawn, always=True)
-    tables = [make(kind) for kind in study.kinds for make in (study.board_table, study.track_table)]
-    yield Section("leaderboards", "Leaderboards", [leaderboard.READING], tables=tables)
+    tables = (study.board_table, *([study.pick_table] * many), study.tau_table)
+    text = [leaderboard.READING]
+    if many:
+        text.append("Single protocols, and the intervals of single tracks, are in agreement.csv.")
+    yield Section(
+        "leaderboards", "Leaderboards", text, tables=[t(kind) for kind in study.kinds for t in tables]
+    )
 
 
 def _template(name: str) -> jinja2.Template:
@@ -856,10 +1015,13 @@ def write_rank_page(
     if spectra is not None and len(spectra):
         drawn.append(spectra_figure("spectra", "Features", spectra))
     columns = [Column("#", "rank"), Column("epoch", ""), Column("checkpoint", "", number=False)]
-    optional = {"source_accuracy": "source accuracy, %", "first": "first in resamples, %"}
+    optional = {
+        "source_accuracy": Column("source, %", "source accuracy"),
+        "first": Column("first, %", "share of resamples in which it came first"),
+    }
     have = [name for name in optional if name in ranking.columns and ranking[name].notna().any()]
     columns += [Column(name, "higher is better") for name in selectors]
-    columns += [Column(optional[name], "") for name in have]
+    columns += [optional[name] for name in have]
     rows = []
     for _, row in ranking.iterrows():
         cells = [Cell(str(row["rank"]), int(row["rank"])), Cell(str(row["epoch"]), int(row["epoch"]))]
