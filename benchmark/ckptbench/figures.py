@@ -288,7 +288,8 @@ def truths(
     sheet = Sheet(figsize=(WIDTH, sum(heights) + 0.65))
     units = [(heading, label, unit) for heading, of in groups.items() for label, unit in of.items()]
     curves = [curve for *_, unit in units for curve in unit.values()]
-    below = np.concatenate([100 * (curve.mean.max() - curve.mean) for curve in curves])
+    lows = [curve.mean if curve.half is None else curve.mean - curve.half for curve in curves]
+    below = np.concatenate([100 * (c.mean.max() - low) for c, low in zip(curves, lows, strict=True)])
     deepest = max(0.5, float(np.quantile(below, 0.9)))
     longest = max(curve.epochs[-1] for curve in curves)
     kinds = {kind: i for i, kind in enumerate(gains)}
@@ -310,7 +311,7 @@ def truths(
                     curve.epochs[curve.best], 0, MARKERS[kinds[kind]], markersize=6, markerfacecolor="none",
                     markeredgecolor=colour, markeredgewidth=1.2, clip_on=False,
                 )  # fmt: skip
-            tops = "  ".join(f"{kind.upper()} {100 * c.mean.max():.1f}" for kind, c in unit.items())
+            tops = ", ".join(f"{kind.upper()} {100 * c.mean.max():.1f}" for kind, c in unit.items())
             axes.set_title(f"{_label(label, 19)}\n{tops}", fontsize=7.2, loc="left", pad=2)
             axes.set_xlim(-0.04 * longest, 1.04 * longest)
             axes.set_ylim(-1.05 * deepest, 0.16 * deepest)

@@ -677,20 +677,21 @@ class Study:
         advice = self.advice(kind)
         columns = [
             Column("unit", "", number=False, key=True),
-            Column("protocol", "of the accuracies", number=False),
             Column("take epoch", "the pick"), Column("its accuracy", ""),
             Column("best epoch", ""), Column("its accuracy", ""), Column("last", "accuracy there"),
             Column("regret", "points lost to the best, cross-fitted"),
             Column("gain", "points won over the last, cross-fitted"),
+            Column("protocol", "", number=False),
         ]  # fmt: skip
         rows = []
         for pick in advice.picks:
-            row = [Cell(pick.where, pick.where), Cell(pick.protocol, pick.protocol)]
+            row = [Cell(pick.where, pick.where)]
             for place in (pick.pick, pick.curve.best):
                 epoch = int(pick.curve.epochs[place])
                 row += [Cell(str(epoch), epoch), Cell(pick.at(place), float(pick.curve.mean[place]))]
             row.append(Cell(pick.at(-1), float(pick.curve.mean[-1])))
-            rows.append([*row, _number(pick.regret), _number(pick.gain)])
+            row += [_number(pick.regret), _number(pick.gain), Cell(pick.protocol, pick.protocol)]
+            rows.append(row)
         return Table(f"Picks of {advice.selector}, {kind.upper()}", columns, rows)
 
     def protocol_table(self) -> Table:
