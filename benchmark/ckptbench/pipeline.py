@@ -6,12 +6,14 @@ after a kill. ``tables`` writes what the store holds to ``results/<suite>/`` at 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import platform
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -28,10 +30,10 @@ from ckptbench.datasets import load_target
 from ckptbench.executor import Task, default_workers, run_tasks
 from ckptbench.extract import Recipe, extract, pick_device
 from ckptbench.plugins import PluginSpec, Registry, load_plugins
-from ckptbench.pretrain import epochs_done, normalisation, pretrain, run_folder, trajectory
-from ckptbench.progress import Reporter
+from ckptbench.pretrain import RunTask, epochs_done, last_epoch, normalisation, run_folder, trajectory
+from ckptbench.progress import Advance, Reporter
 from ckptbench.scoring import SOURCE_ROWS, CandidateFiles, PoolTask, ScoreTask, score_rows
-from ckptbench.store import Store, atomic, write_text
+from ckptbench.store import Store, atomic, make_folder, write_text
 from ckptbench.suites import FE, FT, Source, Suite, load_suite
 from ckptbench.truth import FETask, FTTask, unpack
 from ckptbench.types import (
@@ -206,22 +208,21 @@ class Bench:
             self.seconds[stage] = time.perf_counter() - before
 
     def pretrain(self) -> None:
-        """Train the source runs of the suite, or go on with them."""
-        for source in self.suite.sources:
-            if source.checkpoints is not None or source.epochs is None:
-                continue
-            left = source.epochs - epochs_done(self.folder(source))
-            with self.reporter.stage("pretrain", left) as advance:
-                pretrain(
-                    source,
-                    self.source_data[source.name],
-                    self.architectures[source.name],
-                    self.store,
-                    self.device,
-                    lambda epoch, accuracy, advance=advance: advance(  # type: ignore[misc]
-                        1, f"epoch {epoch}, source accuracy {100 * accuracy:.1f} %"
-                    ),
-                )
+        """Train the source runs of the suite, or go on with them, side by side."""
+        device, plugins = str(self.device), self.options.plugins
+        left = {
+            source: source.epochs - epochs_done(self.folder(source))
+            for source in self.suite.sources
+            if source.checkpoints is None and source.epochs is not None
+        }
+        tasks = [RunTask(self.store.root, source, device, plugins) for source in left if left[source]]
+        with (
+            self.reporter.stage("pretrain", sum(left.values())) as advance,
+            _followed({task.source.name: self.folder(task.source) for task in tasks}, advance),
+        ):
+            make_folder(self.store.root)  # workers elsewhere look for it
+            workers = max(1, min(self.workers, len(tasks)))  # one run alone is trained in this process
+            run_tasks(tasks, lambda task, cells: None, workers, device, self.options.cluster)
         self.reporter.damaged(self.store.damaged)
 
     def extract(self) -> None:
@@ -490,6 +491,32 @@ class Bench:
             [Path(word).name if "/" in word else word for word in sys.argv[1:]],
             {stage: round(seconds, 1) for stage, seconds in self.seconds.items()},
         )
+
+
+@contextlib.contextmanager
+def _followed(folders: dict[str, Path], advance: Advance) -> Iterator[None]:
+    """Advance by the epochs that runs note in their folders, in whichever process they are trained."""
+    seen = {name: epochs_done(folder) for name, folder in folders.items()}
+    over = threading.Event()
+
+    def follow() -> None:
+        last = not folders
+        while not last:
+            last = over.wait(0.5)
+            for name, folder in folders.items():
+                epoch, accuracy = last_epoch(folder)
+                if epoch > seen[name]:
+                    note = f"{name} epoch {epoch}, source accuracy {100 * accuracy:.1f} %"
+                    advance(epoch - seen[name], note)
+                    seen[name] = epoch
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def git_commit() -> tuple[str, bool]:

@@ -12,6 +12,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ckptbench.checkpoints import RESUME_PREFIX, RUN_FILE, Architecture, file_digest, read_run
+from ckptbench.checkpoints import (
+    RESUME_PREFIX,
+    RUN_FILE,
+    Architecture,
+    file_digest,
+    find_architecture,
+    read_run,
+)
+from ckptbench.datasets import load_target
 from ckptbench.extract import IMAGENET, Normalisation
+from ckptbench.plugins import load_plugins
 from ckptbench.store import Store, atomic, write_text
 from ckptbench.suites import Source, Training
 from ckptbench.training import (
@@ -36,7 +46,7 @@ from ckptbench.training import (
     steps_per_epoch,
     to_input,
 )
-from ckptbench.types import Checkpoint, Examples, InputError, Target, derive_seed
+from ckptbench.types import Cell, Checkpoint, Examples, InputError, Target, derive_seed
 
 
 def normalisation(source: Source) -> Normalisation:
@@ -76,10 +86,45 @@ def trajectory(source: Source, folder: Path) -> list[Checkpoint]:
 
 def epochs_done(folder: Path) -> int:
     """The last epoch whose checkpoint a run has, -1 where it has none."""
+    return last_epoch(folder)[0]
+
+
+def last_epoch(folder: Path) -> tuple[int, float]:
+    """The last epoch whose checkpoint a run has and its source accuracy; -1 and 0 where it has none."""
     try:
-        return int(json.loads((folder / RUN_FILE).read_text())["checkpoints"][-1]["epoch"])
+        row = json.loads((folder / RUN_FILE).read_text())["checkpoints"][-1]
+        return int(row["epoch"]), float(row["source_accuracy"])
     except (OSError, ValueError, KeyError, IndexError):
-        return -1
+        return -1, 0.0
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """A source run as a task for workers. It leaves checkpoints, and no cells.
+
+    On a CPU a worker has one thread, so that the weights do not depend on the number of cores: sums in
+    another order made another run, and on one of the demonstrations another winner.
+    """
+
+    store: Path
+    source: Source
+    device: str
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"source run {self.source.name}"
+
+    def cell_keys(self) -> list[dict[str, Any]]:
+        return []
+
+    def run(self) -> list[Cell]:
+        """Train the run to its end, or go on with it."""
+        assert self.source.data is not None
+        architecture = find_architecture(self.source.architecture, load_plugins("extractor", self.plugins))
+        data = load_target(self.source.data, self.source.name)
+        pretrain(self.source, data, architecture, Store(self.store), torch.device(self.device))
+        return []
 
 
 def pretrain(
