@@ -20,6 +20,7 @@ from ckptbench.finetune import finetune
 from ckptbench.plugins import load_plugins
 from ckptbench.probe import fe_truth
 from ckptbench.published import published_markdown, published_table
+from ckptbench.report import write_report
 from ckptbench.suites import Suite, load_suite
 from ckptbench.truth import unpack
 from ckptbench.types import InputError, derive_seed
@@ -123,6 +124,20 @@ def test_the_page_is_written_beside_the_leaderboards(after) -> None:
     assert page == published_markdown(folder)
     assert "A Paper, Table 1" in page
     assert page.count("\n|") == 5
+
+
+def test_the_report_shows_both_tables_and_the_maps_after_fine_tuning(after) -> None:
+    folder, bench = after
+    leaderboard.write(folder)
+    page = write_report(folder, bench.features).read_text()
+    assert 'id="published"' in page
+    assert "A Paper, Table 1" in page
+    maps = pd.read_csv(folder / "embedding.csv", keep_default_na=False)
+    stages = maps.groupby(["after", "epoch"]).size()
+    assert stages.to_dict() == {("", 1): 60, ("", 3): 60, ("ft", 1): 60, ("ft", 3): 60}
+    assert "epoch 3 after fine-tuning (ft " in page
+    # The same page from the tables alone.
+    assert write_report(folder).read_text() == page
 
 
 def quote(folder: Path, **published) -> None:

@@ -43,7 +43,7 @@ def write_suite(folder: Path) -> None:
     (folder / "suite.json").write_text(suite.model_dump_json())
 
 
-def features(source: str, target: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def features(source: str, target: str, epoch: int, after: str = "") -> tuple[np.ndarray, np.ndarray]:
     """40 rows in two dimensions that matter and four that do not; a class for each half."""
     rng = np.random.default_rng(epoch)
     labels = np.arange(40) % 2
@@ -148,7 +148,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     matrix = rng.normal(size=(60, 64)) + 4 * np.eye(10, 64)[labels]
     asked = set()
 
-    def of(source: str, target: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def of(source: str, target: str, epoch: int, after: str) -> tuple[np.ndarray, np.ndarray]:
         asked.add((source, target))
         return matrix, labels
 
@@ -421,7 +421,7 @@ def test_report_needs_its_suite_and_a_track(tmp_path: Path) -> None:
 
 def test_a_damaged_table_of_features_is_named(few: Path, study: report.Study, tmp_path: Path) -> None:
     (tmp_path / "spectra.csv").write_text("epoch,sigma\n1,2\n")
-    with pytest.raises(InputError, match=r"spectra\.csv cannot be read: Usecols"):
+    with pytest.raises(InputError, match=r"spectra\.csv cannot be read: .*suite_digest"):
         study.feature_table(tmp_path, "spectra")
     assert study.feature_table(few, "spectra") is None
 
@@ -623,9 +623,9 @@ def test_at_most_a_thousand_examples_the_same_for_every_checkpoint() -> None:
 
 
 def test_embedding_table_keeps_classes_apart_and_is_repeatable() -> None:
-    made = [("s", "t", epoch, *features("s", "t", epoch)) for epoch in (3, 9)]
+    made = [("s", "t", epoch, "", *features("s", "t", epoch)) for epoch in (3, 9)]
     table = report.embedding_table(made)
-    assert table.columns.tolist() == ["source", "target", "epoch", "x", "y", "label"]
+    assert table.columns.tolist() == ["source", "target", "epoch", "after", "x", "y", "label"]
     assert table.groupby("epoch").size().to_dict() == {3: 40, 9: 40}
     for _, rows in table.groupby("epoch"):
         assert Map("", rows[["x", "y"]].to_numpy(), rows["label"].to_numpy()).neighbours() == 1.0

@@ -292,11 +292,22 @@ class Bench:
             for c in self.trajectories[source.name]
         ]
 
-    def features(self, source: str, target: str, epoch: int) -> tuple[Array, Array]:
-        """(features, labels) of the target's train split under one checkpoint, for spectra and maps."""
+    def features(self, source: str, target: str, epoch: int, after: str = "") -> tuple[Array, Array] | None:
+        """(features, labels) of the target's train split under one checkpoint, for spectra and maps.
+
+        With ``after`` those of the network that this FT protocol made of it (its first seed); None where
+        they were not kept.
+        """
         run = next(one for one in self.suite.sources if one.name == source)
         checkpoint = next(one for one in self.trajectories[source] if one.epoch == epoch)
         data = self.targets[target].train
+        if after:
+            for task in self.ft_tasks():
+                place = (task.protocol.name, task.target.name, task.checkpoint, task.seed)
+                if place == (after, target, checkpoint, 0):
+                    kept = self.store.read_features(task.features_key())
+                    return None if kept is None else (kept, data.labels)
+            return None
         found = self.store.read_features(self.recipe(run).key(checkpoint, data), verify=False)
         if found is None:
             raise InputError(

@@ -35,11 +35,12 @@ from ckptbench.agreement import (
 )
 from ckptbench.figures import Curve, Figure, Interval, Map, Panel, tau_text
 from ckptbench.plugins import load_plugins
+from ckptbench.published import published_table
 from ckptbench.store import write_text
 from ckptbench.suites import FE, FT, Suite, explain
 from ckptbench.types import Array, Float, InputError, derive_seed
 
-SpectraSource = Callable[[str, str, int], tuple[Array, Array]]
+SpectraSource = Callable[[str, str, int, str], tuple[Array, Array] | None]
 """(source, target, epoch) -> features N x D and labels N of the target's train split."""
 
 Unit = tuple[str, str]
@@ -53,7 +54,7 @@ SPECTRA = 12  # epochs in a figure of spectra
 INDICES = 200  # singular values kept of each
 COLUMNS = {
     "spectra": ["source", "target", "epoch", "index", "sigma"],
-    "embedding": ["source", "target", "epoch", "x", "y", "label"],
+    "embedding": ["source", "target", "epoch", "after", "x", "y", "label"],
 }
 
 
@@ -98,27 +99,27 @@ def spectra_table(rows: Iterable[tuple[str, str, int, Array]]) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=COLUMNS["spectra"])
 
 
-def embedding_table(rows: Iterable[tuple[str, str, int, Array, Array]]) -> pd.DataFrame:
+def embedding_table(rows: Iterable[tuple[str, str, int, str, Array, Array]]) -> pd.DataFrame:
     """t-SNE maps of feature matrices as ``embedding.csv`` holds them.
 
     Parameters
     ----------
-    rows : (source, target, epoch, features N x D, labels N)
+    rows : (source, target, epoch, FT protocol that the features come after or "", features N x D, labels N)
 
     Returns
     -------
-    Columns source, target, epoch, x, y, label; at most 1,000 examples a checkpoint, the same ones for all
-    checkpoints of a source run and target. ``random_state`` is fixed.
+    Columns source, target, epoch, after, x, y, label; at most 1,000 examples a checkpoint, the same ones
+    for all checkpoints of a source run and target. ``random_state`` is fixed.
     """
     from sklearn.manifold import TSNE
 
     frames = []
-    for source, target, epoch, features, labels in rows:
+    for source, target, epoch, after, features, labels in rows:
         some = _sample(len(features), source, target)
         matrix = np.asarray(features[some], dtype=np.float64)
         tsne = TSNE(perplexity=min(30.0, (len(matrix) - 1) / 3), init="pca", random_state=0, n_jobs=1)
         places = tsne.fit_transform(matrix)
-        about = {"source": source, "target": target, "epoch": epoch}
+        about = {"source": source, "target": target, "epoch": epoch, "after": after}
         frames.append(
             pd.DataFrame({**about, "x": places[:, 0], "y": places[:, 1], "label": np.asarray(labels)[some]})
         )
@@ -578,19 +579,28 @@ class Study:
         return _some(sorted(facts.loc[facts["source"] == unit[0], "epoch"].tolist()), SPECTRA)
 
     def map_epochs(self, unit: Unit) -> list[int]:
-        """The epochs that are best for FE and last; of FT where there is no FE."""
+        """Those that a quoted paper looks at; else the best for FE (FT where there is none) and the last."""
+        if self.suite.published is not None:
+            return list(self.suite.published.ours)
         tracks = self.of(unit, *self.kinds)
         return list(dict.fromkeys(int(_epochs(t)[k]) for t in tracks[:1] for k in (self.curve(t).best, -1)))
 
     def write_features(self, folder: Path, features: SpectraSource) -> None:
         """``spectra.csv`` and ``embedding.csv``, of the units drawn in full."""
         spectra = spectra_table(
-            (*unit, epoch, features(*unit, epoch)[0])
+            (*unit, epoch, found[0])
             for unit in self.full
             for epoch in self.spectra_epochs(unit)
+            if (found := features(*unit, epoch, "")) is not None
         )
+        # Before fine-tuning, and after it where a suite keeps such features (Figure 3).
+        stages = ["", *dict.fromkeys(p.after for p in self.suite.fe if p.after is not None)]
         maps = embedding_table(
-            (*unit, epoch, *features(*unit, epoch)) for unit in self.full for epoch in self.map_epochs(unit)
+            (*unit, epoch, after, *found)
+            for unit in self.full
+            for after in stages
+            for epoch in self.map_epochs(unit)
+            if (found := features(*unit, epoch, after)) is not None
         )
         for name, table in (("spectra", spectra), ("embedding", maps)):
             table.insert(0, "suite_digest", self.results.provenance.suite_digest)
@@ -601,10 +611,13 @@ class Study:
         path = folder / f"{name}.csv"
         if not path.exists():
             return None
-        columns = ["suite_digest", *COLUMNS[name]]
+        words = dict.fromkeys(("source", "target", "label", "after"), str)
         try:
-            table = pd.read_csv(path, usecols=columns, dtype={"source": str, "target": str, "label": str})
-        except ValueError as error:  # pandas' parser errors are ValueErrors
+            table = pd.read_csv(path, dtype=words, keep_default_na=False)
+            if name == "embedding" and "after" not in table:
+                table["after"] = ""  # written before such maps were kept
+            table = table[["suite_digest", *COLUMNS[name]]]
+        except (ValueError, KeyError) as error:  # pandas' parser errors are ValueErrors
             raise InputError(f"{path} cannot be read: {error}; make it again or remove it") from None
         table = table[table["suite_digest"] == self.results.provenance.suite_digest]
         return None if table.empty else table
@@ -619,21 +632,24 @@ class Study:
             if maps is not None:
                 rows = maps[(maps["source"] == unit[0]) & (maps["target"] == unit[1])]
                 found = []
-                for epoch, places in rows.groupby("epoch", sort=False):
-                    curve = self.curve(self.of(unit, *self.kinds)[0])
+                for (after, epoch), places in rows.groupby(["after", "epoch"], sort=False):
+                    tracks = self.of(unit, *self.kinds)
+                    track = next((t for t in tracks if t.protocol == after), tracks[0])
+                    curve = self.curve(track)
                     at = np.flatnonzero(curve.epochs == epoch)
                     accuracy = f" ({curve.label} {figures.percent(curve.mean[at[0]])})" if len(at) else ""
                     found.append(
                         Map(
-                            f"epoch {epoch}{accuracy}",
+                            f"epoch {epoch}{' after fine-tuning' * bool(after)}{accuracy}",
                             places[["x", "y"]].to_numpy(),
                             _labels(places["label"]),
                         )
                     )
                 if found:
+                    which = "Above: the best checkpoint of the first protocol; below: the last. "
                     note = (
-                        "Above: the best checkpoint of the first protocol; below: the last. At most "
-                        f"{ROWS:,} training examples; distances between clusters mean nothing in t-SNE."
+                        f"{'' if self.suite.published else which}At most {ROWS:,} training examples; "
+                        "distances between clusters mean nothing in t-SNE."
                     )
                     yield figures.embedding(_file("tsne", unit), self.where(unit), found, note)
 
@@ -693,6 +709,19 @@ class Study:
             row += [_number(pick.regret), _number(pick.gain), Cell(pick.protocol, pick.protocol)]
             rows.append(row)
         return Table(f"Picks of {advice.selector}, {kind.upper()}", columns, rows)
+
+    def published_table(self, folder: Path) -> Table:
+        """The quoted paper's numbers and ours."""
+        frame = published_table(folder)
+        words = {"what", "protocol", "source", "target", "verdict"}
+        names = [str(name) for name in frame]
+        columns = [Column(name, "", number=name not in words, key=name == "what") for name in names]
+        rows = [
+            [Cell(row[name], row[name]) if name in words else _number(row[name]) for name in names]
+            for row in _records(frame)
+        ]
+        assert self.suite.published is not None
+        return Table(f"Accuracies in %: {self.suite.published.paper}, and ours", columns, rows)
 
     def protocol_table(self) -> Table:
         columns = [Column("protocol", "", number=False), Column("", "kind of truth", number=False)]
@@ -847,9 +876,9 @@ def write_report(folder: str | Path, features: SpectraSource | None = None) -> P
     Parameters
     ----------
     folder : ``results/<suite>/`` with the stages' tables and ``suite.json``
-    features : gives a checkpoint's features on a target, where they are at hand; ``spectra.csv`` and
-        ``embedding.csv`` are then written beside the tables. Without it the page draws what those files
-        hold, or says that they are missing.
+    features : gives (features, labels) of (source, target, epoch, FT protocol that they come after, or
+        ""), None where such are not kept; ``spectra.csv`` and ``embedding.csv`` are then written beside
+        the tables. Without it the page draws what those files hold, or says that they are missing.
 
     Returns
     -------
@@ -954,6 +983,14 @@ def _sections(study: Study, folder: Path) -> Iterator[Section]:
             "the features are at hand."
         )
     yield Section("features", "The features themselves", text, drawn, always=True)
+    if study.suite.published is not None:
+        yield Section(
+            "published", "Beside the paper",
+            ["The paper's numbers as printed, and ours at the epochs that stand for its own. The change is "
+             "the last epoch less the first: of ours the mean over seeds of the paired difference, low and "
+             "high its 95 % interval. Heads by Adam are the paper's protocol, the others the exact one."],
+            tables=[study.published_table(folder)],
+        )  # fmt: skip
     tables = (study.board_table, *([study.pick_table] * many), study.tau_table)
     text = [leaderboard.READING]
     if many:
