@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help leaderboard features truth scores report test bench lint clean
+.PHONY: help leaderboard features truth scores report paper-toy test bench lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ scores: $(READY) ## score every checkpoint with every selector, with all that it
 
 report: $(READY) ## write figures and the report page from the tables in results/
 	$(BIN)/ckptbench report $(SUITE) $(ARGS)
+
+paper-toy: $(READY) ## the papers' toy experiment at its own size (a GPU, CIFAR-10 and MNIST): run, stop, go on
+	$(BIN)/ckptbench run paper-toy $(ARGS)
+	$(BIN)/ckptbench run paper-toy-full $(ARGS)
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
