@@ -7,11 +7,13 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from tiny import forked, wait_exit
 
 from ckptbench.checkpoints import find_architecture, read_run
@@ -112,6 +114,29 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     folder = train(spec, store)
     assert kills >= 3
     assert content(folder) == expected
+
+
+def test_a_compiled_run_is_the_same_run_and_compiles_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[Source, dict]
+) -> None:
+    compiled = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    spec, expected = undisturbed
+    architecture = find_architecture(spec.architecture, load_plugins("extractor"))
+    counts: list[int] = []
+    folder = pretrain(
+        spec, load_target(spec.data, spec.name), architecture, Store(tmp_path), CPU,
+        lambda epoch, accuracy: counts.append(len(compiled)), compile=True,
+    )  # fmt: skip
+    assert 0 < counts[1] == counts[-1]
+    eager = load(expected["epoch-004.safetensors"])
+    for name, value in load_file(folder / "epoch-004.safetensors").items():
+        torch.testing.assert_close(value, eager[name], rtol=1e-3, atol=1e-4)
 
 
 def test_momentum_is_part_of_what_is_kept(tmp_path: Path) -> None:

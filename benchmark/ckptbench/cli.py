@@ -106,9 +106,7 @@ SelectorsOption = Annotated[
 Layer = Annotated[str | None, typer.Option("--layer", help="take features from the input of this layer")]
 Json = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be computed and what is cached")]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="compile the network for fine-tuning (torch.compile)")
-]
+Compile = Annotated[bool, typer.Option("--compile", help="train compiled networks (torch.compile)")]
 PluginFile = Annotated[Path, typer.Argument(metavar="FILE", help="a plugin file")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress")]
 

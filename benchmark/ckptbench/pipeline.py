@@ -209,13 +209,15 @@ class Bench:
 
     def pretrain(self) -> None:
         """Train the source runs of the suite, or go on with them, side by side."""
-        device, plugins = str(self.device), self.options.plugins
+        device, plugins, compile = str(self.device), self.options.plugins, self.options.compile
         left = {
             source: source.epochs - epochs_done(self.folder(source))
             for source in self.suite.sources
             if source.checkpoints is None and source.epochs is not None
         }
-        tasks = [RunTask(self.store.root, source, device, plugins) for source in left if left[source]]
+        tasks = [
+            RunTask(self.store.root, source, device, plugins, compile) for source in left if left[source]
+        ]
         with (
             self.reporter.stage("pretrain", sum(left.values())) as advance,
             _followed({task.source.name: self.folder(task.source) for task in tasks}, advance),

@@ -110,6 +110,7 @@ class RunTask:
     source: Source
     device: str
     plugins: tuple[str, ...] = ()
+    compile: bool = False
 
     @property
     def name(self) -> str:
@@ -123,7 +124,8 @@ class RunTask:
         assert self.source.data is not None
         architecture = find_architecture(self.source.architecture, load_plugins("extractor", self.plugins))
         data = load_target(self.source.data, self.source.name)
-        pretrain(self.source, data, architecture, Store(self.store), torch.device(self.device))
+        device = torch.device(self.device)
+        pretrain(self.source, data, architecture, Store(self.store), device, compile=self.compile)
         return []
 
 
@@ -134,6 +136,7 @@ def pretrain(
     store: Store,
     device: torch.device,
     progress: Callable[[int, float], None] = lambda epoch, accuracy: None,
+    compile: bool = False,
 ) -> Path:
     """Train a source run to its end, or go on with it, and return its folder.
 
@@ -141,6 +144,7 @@ def pretrain(
     ----------
     data : the source set; its test split gives the source accuracy
     progress : called with each epoch done and its source accuracy
+    compile : train the compiled network (torch.compile), once for all epochs
     """
     folder = run_folder(source, data.digest, store)
     if source.checkpoints is not None:
@@ -151,8 +155,9 @@ def pretrain(
     with store.lock({"run": folder.name}):
         if epochs_done(folder) < source.epochs:
             _train(
-                source, source.training, source.epochs, data, architecture, folder, store, device, progress
-            )
+                source, source.training, source.epochs, data, architecture, folder, store, device, progress,
+                compile,
+            )  # fmt: skip
         for state in folder.glob(f"{RESUME_PREFIX}*"):
             state.unlink()
     return folder
@@ -168,11 +173,14 @@ def _train(
     store: Store,
     device: torch.device,
     progress: Callable[[int, float], None],
+    compile: bool,
 ) -> None:
     seed = derive_seed("pretrain", source.seed)
     mean, std = normalisation(source)
     with seeded(seed, device):
         network = architecture.build(len(data.classes)).to(device).to(memory_format=torch.channels_last)
+    if compile:
+        network.compile(dynamic=False)
     opt = optimiser([{"params": list(network.parameters())}], training)
     images, labels = on_device(data.train, device)
     test_images, test_labels = on_device(data.test, device)
