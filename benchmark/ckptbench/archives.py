@@ -157,8 +157,6 @@ def _imagenet(root: Path) -> RawSet:
 FOLDERS = {
     "omniglot/*/*": Sizes(10, 5840, None),
     "omniglot/background_small1/*/*": Sizes(136, 2720, None),
-    "omniglot/background_small1/Balinese": Sizes(24, 480, None),
-    "omniglot/background_small1/Korean": Sizes(40, 800, None),
 }
 _TFDS = "as TensorFlow Datasets records it"
 _TORCHVISION = "as torchvision records it"

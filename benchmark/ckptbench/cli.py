@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -593,7 +594,10 @@ def _print_frame(frame: pd.DataFrame, as_json: bool) -> None:
         table.add_column(str(name), overflow="fold", no_wrap=position == 0)
     for row in frame.itertuples(index=False):
         table.add_row(*("" if value is None else str(value) for value in row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120  # a pipe has no width, and 80 fold most tables
+    console.print(table)
 
 
 def main() -> None:
