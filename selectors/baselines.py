@@ -37,7 +37,8 @@ class Chance:
     random = True
 
     def score(self, candidate: Candidate) -> float:
-        # The candidate's seed names the target and the repeat: without its checkpoint all would tie.
+        # The candidate's seed names the target and the repeat: without its checkpoint all would tie. Not
+        # the run's name, which differs between suites that share a run and its cached scores.
         checkpoint = candidate.checkpoint
-        parts = () if checkpoint is None else (checkpoint.run, checkpoint.epoch, checkpoint.digest)
+        parts = () if checkpoint is None else (checkpoint.epoch, checkpoint.digest)
         return float(np.random.default_rng(derive_seed(candidate.seed, *parts)).random())

@@ -74,7 +74,9 @@ class Leaderboards:
         return "\n".join(lines) + "\n"
 
     def csv(self) -> str:
-        boards = [board.assign(kind=kind) for kind, board in self.boards.items()]
+        # Where no track can be judged, the columns alone.
+        found = self.boards or {"fe": leaderboard(self.agreement, "fe")}
+        boards = [board.assign(kind=kind) for kind, board in found.items()]
         return _csv(pd.concat(boards, ignore_index=True).set_index("kind").reset_index())
 
     def json(self) -> str:
