@@ -37,9 +37,12 @@ def accept_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision knows these sets by MD5s and a list of class names that no fake can have."""
     from torchvision import datasets
 
-    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
-    monkeypatch.setattr(datasets.cifar, "check_integrity", lambda path, md5: True)
-    monkeypatch.setattr(datasets.Flowers102, "_check_integrity", lambda self: True)
+    def there(cifar: datasets.CIFAR10) -> bool:
+        return (Path(cifar.root) / cifar.base_folder).is_dir()
+
+    monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", there)
+    monkeypatch.setattr(datasets.cifar, "check_integrity", lambda path, md5: Path(path).is_file())
+    monkeypatch.setattr(datasets.Flowers102, "_check_integrity", lambda self: self._images_folder.is_dir())
     monkeypatch.setattr(datasets.Flowers102, "classes", datasets.Flowers102.classes[:2])
 
 

@@ -155,7 +155,17 @@ def _open(name: str, make: Callable[..., Any], arguments: dict[str, Any], downlo
         return make(root, **arguments, download=True)
     except _ABSENT as error:
         why = " ".join(str(error).split())
-        raise InputError(f"torchvision:{name} is not below {root} and cannot be downloaded: {why}") from None
+        raise InputError(
+            f"torchvision:{name} is not below {root} and cannot be downloaded{_address(make)}: {why}"
+        ) from None
+
+
+def _address(make: Callable[..., Any]) -> str:
+    """Where torchvision fetches a set from, for those who must carry it over: " from ...", or nothing."""
+    found = _first(make, "url", "_URL", "_download_url_prefix", "_RESOURCES")
+    while isinstance(found, tuple):
+        found = found[0]  # ((address, MD5), ...)
+    return f" from {found}" if isinstance(found, str) else ""
 
 
 def _raw(parts: list[Any]) -> Raw:
