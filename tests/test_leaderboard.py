@@ -159,9 +159,16 @@ def test_several_runs_dirty_trees_and_gaps_are_said(tmp_path):
     text = "\n".join(found.footer)
     assert "with uncommitted changes" in text
     assert "2 source runs: 2 units" in text
-    assert "run0/target0/short is not judged: 2 checkpoints with truth: at least 3 are needed." in text
+    assert "run0/target0/short: not judged: 2 checkpoints with truth: at least 3 are needed." in text
     assert "run1/target0/tuned: no full truth at epoch 3." in text
     assert found.boards["ft"]["units"].tolist() == [1] * 8
+
+
+def test_tracks_left_out_for_one_reason_are_one_line(tmp_path):
+    write_results(tmp_path, sources=1, targets=3, protocols=(("tuned", "fe"), ("short", "ft")))
+    edit(tmp_path, "truth", lambda t: t[(t["kind"] == "fe") | (t["epoch"] < 2)])
+    (line,) = [line for line in build(load_results(tmp_path)).footer if "not judged" in line]
+    assert line.startswith("run0/target0/short and 2 more tracks: not judged: 2 checkpoints")
 
 
 def test_a_suite_without_fine_tuning_has_one_board(tmp_path):

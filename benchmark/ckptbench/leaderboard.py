@@ -162,13 +162,16 @@ def _footer(results: Results, agreement: pd.DataFrame) -> list[str]:
     lines.append(
         f"Extraction: {duration(extraction['seconds'].sum())} for {size} of features, once for all scores."
     )
-    about = ["source", "target", "protocol"]
-    for key, rows in agreement.groupby(about, sort=False):
+    said: dict[str, list[str]] = {}
+    for key, rows in agreement.groupby(["source", "target", "protocol"], sort=False):
         left_out = rows["left_out"].iloc[0]
         if rows["tau"].isna().all():
-            lines.append(f"{'/'.join(map(str, key))} is not judged: {rows['problem'].iloc[0]}.")
+            said.setdefault(f"not judged: {rows['problem'].iloc[0]}", []).append("/".join(map(str, key)))
         elif left_out:
-            lines.append(f"{'/'.join(map(str, key))}: {left_out}.")
+            said.setdefault(str(left_out), []).append("/".join(map(str, key)))
+    for what, tracks in said.items():
+        more = f" and {len(tracks) - 1} more track{'s' * (len(tracks) > 2)}" * (len(tracks) > 1)
+        lines.append(f"{tracks[0]}{more}: {what}.")
     return lines
 
 
