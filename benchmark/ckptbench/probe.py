@@ -2,11 +2,9 @@
 
 ``fe_truth`` runs one ``FE`` protocol of a suite on one checkpoint's features, a seed at a time with all
 its penalties together: a seed is its own training set, standardised on its own rows, so that no
-eigenbasis serves two seeds, and a seed alone gives exactly what it gives among others. (One head for all
-seeds, by weights on the union of their rows, took as long where seeds draw 80 % of one set, and four
-times as long on five disjoint sets of a pool, whose rows all but one seed then carry for nothing.)
-``fit_softmax`` finds the optimum of L2-penalised softmax regression for many heads (weights on the rows x
-penalty) at once.
+eigenbasis serves two seeds, and a seed alone gives exactly what it gives among others. ``fit_softmax``
+finds the optimum of L2-penalised softmax regression for many heads (weights on the rows x penalty) at
+once.
 
 The solver. The features are rotated into the eigenbasis of their Gram matrix and every coordinate
 is scaled to unit energy (e_j before). There the data's curvature at the start is 1/C in every
