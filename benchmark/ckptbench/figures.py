@@ -297,7 +297,7 @@ def truths(
     for part, number, (heading, of) in zip(parts, rows, groups.items(), strict=True):
         if heads:
             part.suptitle(heading, x=0.01, ha="left", fontsize=9.5, fontweight="bold")
-        grid = part.subplots(number, columns, squeeze=False).flat
+        grid = list(part.subplots(number, columns, squeeze=False).flat)
         for place, (axes, (label, unit)) in enumerate(zip(grid, of.items(), strict=False)):
             for kind, curve in unit.items():
                 colour, values = COLOURS[kinds[kind]], 100 * (curve.mean - curve.mean.max())
@@ -320,7 +320,7 @@ def truths(
             axes.tick_params(
                 labelsize=7.3, pad=1.5, labelleft=place % columns == 0, labelbottom=place + columns >= len(of)
             )
-        for axes in list(grid)[len(of) :]:
+        for axes in grid[len(of) :]:
             axes.set_axis_off()
     sheet.supxlabel("epoch of pre-training", fontsize=9.5)
     sheet.supylabel("accuracy, points below the unit's best", fontsize=9.5)
