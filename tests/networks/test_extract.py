@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from tiny import forked, wait_exit
 from torch import nn
-from torchvision import models
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
@@ -23,7 +22,7 @@ from ckptbench.networks import extract as module
 from ckptbench.networks.architectures import Architecture, find_architecture
 from ckptbench.networks.extract import IMAGENET, Recipe, _penultimate, extract
 from ckptbench.networks.hardware import pick_device
-from ckptbench.networks.training import skip_padding, to_input
+from ckptbench.networks.training import to_input
 from ckptbench.networks.weights import read_run
 from ckptbench.plugins import load_plugins
 
@@ -442,14 +441,3 @@ def test_devices_are_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto") == CPU
     with pytest.raises(InputError, match="no CUDA device is available"):
         pick_device("cuda")
-
-
-def test_in_bf16_pixels_of_one_skip_padding_to_the_same_bits():
-    """Why extraction may leave the padded taps out in bf16 without a key of its own."""
-    torch.manual_seed(0)
-    network = models.resnet18(num_classes=10).eval().to(memory_format=torch.channels_last)
-    images = torch.randn(7, 3, 32, 32).to(memory_format=torch.channels_last)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        plain = network(images)
-        skip_padding(network)
-        assert torch.equal(network(images), plain)

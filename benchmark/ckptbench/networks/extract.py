@@ -30,7 +30,7 @@ from ckptbench.networks.architectures import Architecture
 from ckptbench.networks.hardware import Precision, machine
 from ckptbench.networks.training import autocast, skip_padding, to_input
 
-FEATURES_VERSION = 2  # raised when the same network has other features of the same images
+FEATURES_VERSION = 3  # raised when the same network has other features of the same images
 BATCH = 256
 KEEP = 30.0  # so many seconds of forward passes may be lost to a kill
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -179,8 +179,7 @@ def _network(checkpoint: Checkpoint, key: Key, recipe: Recipe, store: Store) -> 
         head = layer.weight.detach().numpy(), bias.detach().numpy()
     store.write_head(key, head)
     network.requires_grad_(False)
-    if recipe.precision == "bf16":
-        skip_padding(network)  # the same bits there; in fp32 a feature's last bit could differ
+    skip_padding(network)
     return network.to(recipe.device).to(memory_format=torch.channels_last)
 
 

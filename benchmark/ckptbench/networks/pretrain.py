@@ -45,7 +45,7 @@ from ckptbench.networks.weights import RESUME_PREFIX, RUN_FILE, file_digest, rea
 from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.suites import Source
 
-PRETRAIN_VERSION = 3  # raised when the same source run ends with other weights
+PRETRAIN_VERSION = 4  # raised when the same source run ends with other weights
 
 
 def normalisation(source: Source) -> Normalisation:

@@ -153,20 +153,38 @@ def set_rate(opt: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
-class _CentredConv2d(nn.Conv2d):
+class _SmallMapConv2d(nn.Conv2d):
+    """A padded convolution that is one matrix product on maps of up to 2 x 2 pixels."""
+
     def forward(self, input: Tensor) -> Tensor:
-        if input.shape[-2:] != (1, 1):
+        size = input.shape[-2:]
+        pads = tuple(int(pad) for pad in self.padding)
+        # Every pixel must lie under the kernel wherever the kernel stands, else a product would waste more.
+        if max(size) > 2 or any(length > pad + 1 for length, pad in zip(size, pads, strict=True)):
             return super().forward(input)
-        row, column = (int(pad) for pad in self.padding)
-        centre = self.weight[:, :, row : row + 1, column : column + 1]
-        return F.conv2d(input, centre, self.bias, groups=self.groups)
+        rows, columns = (range(0, length, step) for length, step in zip(size, self.stride, strict=True))
+        (up, left), (height, width) = pads, size
+        taps = [
+            (slice(up - row, up - row + height), slice(left - column, left - column + width))
+            for row in rows
+            for column in columns
+        ]
+        if size == (1, 1):
+            return F.conv2d(input, self.weight[:, :, *taps[0]], self.bias, groups=self.groups)
+        if self.groups > 1:
+            return super().forward(input)
+        weight = self.weight.permute(0, 2, 3, 1)
+        taken = torch.cat([weight[:, *tap].flatten(1) for tap in taps])
+        bias = None if self.bias is None else self.bias.repeat(len(taps))
+        product = F.linear(input.permute(0, 2, 3, 1).flatten(1), taken, bias)
+        return product.view(len(input), len(rows), len(columns), -1).permute(0, 3, 1, 2)
 
 
 def skip_padding(network: nn.Module) -> None:
-    """Let padded convolutions of one pixel use their one tap that does not multiply a 0.
+    """Let padded convolutions of the smallest maps leave out the taps that multiply zeros.
 
-    Small images are 1 x 1 in a network's last stage (ResNet-18's layer4 at 32 x 32), where a 3 x 3
-    kernel moves nine times the weights that matter: a quarter of a training step, for the same result.
+    Small images are 2 x 2 and 1 x 1 pixels in a network's last stages (ResNet-18 at 32 x 32), where a 3 x 3
+    kernel multiplies mostly padding: half of a training step on a CPU, for the same result up to rounding.
     """
     for module in network.modules():
         if (
@@ -177,7 +195,7 @@ def skip_padding(network: nn.Module) -> None:
             and module.kernel_size == tuple(2 * pad + 1 for pad in module.padding)
             and module.kernel_size != (1, 1)
         ):
-            module.__class__ = _CentredConv2d
+            module.__class__ = _SmallMapConv2d
 
 
 @contextmanager

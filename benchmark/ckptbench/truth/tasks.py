@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # What addresses cached cells: bumped when a number of tests/golden moves.
 FE_VERSION = "fe/3"
-FT_VERSION = "ft/4"
+FT_VERSION = "ft/5"
 
 
 def pack(correct: Array) -> str:
