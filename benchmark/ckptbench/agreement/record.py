@@ -74,7 +74,10 @@ def _record(chosen: pd.DataFrame, goal: str) -> pd.DataFrame:
         medians = medians[medians.index.isin(own.index)]
         if len(medians):
             winners.append(own.loc[[medians.idxmax()]].reset_index())
-    table = _summary(runs).sort_values("gain_median", ascending=False, kind="stable")
+    table = _summary(runs).reindex(chosen["selector"].unique())
+    counts = ["helped", "harmed", "pairs", "runs"]
+    table[counts] = table[counts].fillna(0).astype(int)  # of what could nowhere be judged
+    table = table.sort_values("gain_median", ascending=False, kind="stable")
     table["chosen"] = 0
     if winners:
         taken = pd.concat(winners, ignore_index=True)
