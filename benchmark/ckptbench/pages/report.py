@@ -19,7 +19,7 @@ from ckptbench.base.files import write_text
 from ckptbench.base.text import duration, listed, typeset, with_interval
 from ckptbench.pages import drawings
 from ckptbench.pages.advice import advise
-from ckptbench.pages.columns import GOALS, Column, Entry, Table, board_table, number_entry, word_entry
+from ckptbench.pages.columns import Column, Entry, Table, board_table, number_entry, word_entry
 from ckptbench.pages.figures.base import Figure
 from ckptbench.pages.leaderboard import READING
 from ckptbench.pages.paper_table import PUBLISHED_NOTE, published_page
@@ -177,7 +177,7 @@ def _feature_section(study: Study) -> Section:
 
 def _goal_tables(study: Study, goal: str) -> Iterator[Table]:
     board = study.boards.boards[goal]
-    yield board_table(board, GOALS[goal])
+    yield board_table(board, study.boards.captions[goal])
     if study.many:
         yield _pick_table(study, goal)
     yield _tau_table(study, goal)
