@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Sheet
 from ckptbench.agreement.recorded import LAST
 from ckptbench.base.text import duration, loss, number
 from ckptbench.base.types import Float
+from ckptbench.pages.columns import Row, records
 from ckptbench.pages.figures.base import (
     COLOURS,
     DASHES,
@@ -102,31 +103,33 @@ def procedures(name: str, where: str, goal: str, record: pd.DataFrame, note: str
     axes = sheet.subplots()
     axes.set_xscale("log")
     log_axis(axes.xaxis)
-    for i, row in enumerate(free.itertuples()):
-        axes.axhline(row.regret, color=INK, linewidth=1, alpha=0.6, linestyle=DASHES[i % 6], label=row.name)
-        if i == 0 and np.isfinite(row.regret_low):
-            axes.axhspan(row.regret_low, row.regret_high, color=INK, alpha=0.07, linewidth=0)
+    for i, row in enumerate(records(free)):
+        axes.axhline(
+            row["regret"], color=INK, linewidth=1, alpha=0.6, linestyle=DASHES[i % 6], label=row["name"]
+        )
+        if i == 0 and np.isfinite(row["regret_low"]):
+            axes.axhspan(row["regret_low"], row["regret_high"], color=INK, alpha=0.07, linewidth=0)
     axes.plot(
         scores["seconds"], scores["regret"], ".", color=INK, alpha=0.3, ms=4, markeredgewidth=0,
         label="first choices of scores",
     )  # fmt: skip
-    for i, row in enumerate(named.itertuples()):
-        ends = np.array([[row.regret - row.regret_low], [row.regret_high - row.regret]])
+    for i, row in enumerate(records(named)):
+        ends = np.array([[row["regret"] - row["regret_low"]], [row["regret_high"] - row["regret"]]])
         axes.errorbar(
-            row.seconds, row.regret, np.nan_to_num(ends), capsize=2, elinewidth=1, markersize=5,
-            label=row.name, **look(i, "marker"), fillstyle="full" if i < 6 else "none", linestyle="none",
+            row["seconds"], row["regret"], np.nan_to_num(ends), capsize=2, elinewidth=1, markersize=5,
+            label=row["name"], **look(i, "marker"), fillstyle="full" if i < 6 else "none", linestyle="none",
         )  # fmt: skip
     axes.set(xlabel="seconds a target (log scale)", ylabel="regret, accuracy points")
     legend(axes, columns=1)
 
-    def said(row: pd.Series) -> str:
+    def said(row: Row) -> str:
         ends = ""
         if np.isfinite(row["regret_low"]):
             ends = f" ({number(row['regret_low'], 1)} to {number(row['regret_high'], 1)} across runs)"
         cost = f" at {duration(row['seconds'])} a target" if row["seconds"] > 0 else ", unmeasured,"
         return f"{row['name']}{cost} loses {number(row['regret'], 1)} points{ends}"
 
-    every = [row for _, row in pd.concat([free, named]).iterrows()]
+    every = [*records(free), *records(named)]
     least = min(every, key=lambda row: row["regret"])
     title = f"{where}, {goal}: {said(least)}, the least of all"
     last = next((row for row in every if row["name"] == LAST), least)
