@@ -176,7 +176,7 @@ def _write_arrays(
     store: Store, pairs: Pairs, folder: Path, rows: int, encoding: Encoding
 ) -> tuple[tuple[FrozenSource, ...], tuple[FrozenPair, ...]]:
     sources: dict[str, FrozenSource] = {}
-    frozen_pairs = []
+    frozen_pairs: list[FrozenPair] = []
     for (run, target), files in pairs.items():
         first = files[0]
         split = _Split.of(store, [f.features for f in files], first.labels, first.seed)

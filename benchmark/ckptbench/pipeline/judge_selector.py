@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from ckptbench.agreement.judge import REFERENCE
 from ckptbench.agreement.runs import MIN_RUNS
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.text import counted, with_interval
+from ckptbench.pages.columns import Row, records
 from ckptbench.pages.leaderboard import Leaderboards
 from ckptbench.pipeline.bundle import load_frozen
 from ckptbench.plugins import selectors_of
@@ -33,10 +32,10 @@ class Judged:
         """Place, tau, regret and verdict of each new selector on each board."""
         lines = []
         for goal, board in self.boards.boards.items():
-            rows = board.set_index("selector")
-            last, count = rows.loc["last-epoch"], int(board["rank"].notna().sum())
+            rows = {row["selector"]: row for row in records(board)}
+            last, count = rows["last-epoch"], int(board["rank"].notna().sum())
             for name in self.selectors:
-                own = rows.loc[name]
+                own = rows[name]
                 said = (
                     f"place {own['rank']} of {count}, tau {own['tau']:.2f}, regret {own['regret']:.2f} points"
                 )
@@ -47,7 +46,7 @@ class Judged:
         return lines
 
 
-def _verdict(own: pd.Series) -> str:
+def _verdict(own: Row) -> str:
     """A score against last-epoch over the source runs."""
     runs = counted(int(own["runs"]), "source run")
     if own["verdict"] in ("too few runs", "no sound run"):
