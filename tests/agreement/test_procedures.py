@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import write_results
+from helpers.fake_results import write_results
 from scipy import stats
 
 from ckptbench.agreement.procedures import (

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import forked, wait_exit
 from numpy.typing import NDArray
-from tiny import forked, wait_exit
 from torch import nn
 
 from ckptbench.base.errors import InputError
@@ -398,7 +398,6 @@ class Wide:
 import resource, sys, tempfile
 import torch
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 from ckptbench.networks.architectures import find_architecture
 from ckptbench.networks.weights import read_run
 from ckptbench.networks.extract import IMAGENET, Recipe, extract

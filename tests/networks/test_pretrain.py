@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import forked, wait_exit
 from safetensors.torch import load, load_file
-from tiny import forked, wait_exit
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.files import read_json, write_json

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_results import edit
+from helpers.fake_results import edit
 from helpers.made_pages import NASTY, PROTOCOLS, Page, add_features, write_pages
 
 from ckptbench.base.errors import InputError

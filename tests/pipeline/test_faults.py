@@ -16,7 +16,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import FRAGILE, SUITE, assert_same_tables, command, forked, run_suite, wait_exit, write_suite
+from helpers.tiny import (
+    FRAGILE,
+    SUITE,
+    assert_same_tables,
+    command,
+    forked,
+    run_suite,
+    wait_exit,
+    write_suite,
+)
 
 import ckptbench
 from ckptbench.base.digests import digest

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import DIGEST, edit, sign, write_results
+from helpers.fake_results import DIGEST, edit, sign, write_results
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import SUITE, run_suite, write_suite
+from helpers.tiny import SUITE, run_suite, write_suite
 
 from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
