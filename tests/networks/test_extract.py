@@ -22,8 +22,8 @@ from ckptbench.networks import extract as module
 from ckptbench.networks.architectures import Architecture, find_architecture
 from ckptbench.networks.extract import IMAGENET, Recipe, _penultimate, extract
 from ckptbench.networks.hardware import pick_device
+from ckptbench.networks.runs import read_run
 from ckptbench.networks.training import to_input
-from ckptbench.networks.weights import read_run
 from ckptbench.plugins import load_plugins
 
 CPU = torch.device("cpu")
@@ -399,7 +399,7 @@ import resource, sys, tempfile
 import torch
 from pathlib import Path
 from ckptbench.networks.architectures import find_architecture
-from ckptbench.networks.weights import read_run
+from ckptbench.networks.runs import read_run
 from ckptbench.networks.extract import IMAGENET, Recipe, extract
 from ckptbench.plugins import load_plugins
 from ckptbench.base.store import Store

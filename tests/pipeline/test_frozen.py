@@ -35,7 +35,7 @@ from ckptbench.pipeline.freeze import freeze
 from ckptbench.pipeline.judge_selector import judge_selector
 from ckptbench.plugins import load_plugins
 from ckptbench.results import Results, make_table
-from ckptbench.scores.conformance import made_up
+from ckptbench.scores.made_up import made_up
 from ckptbench.scores.tasks import CandidateFiles, pair_tasks, score_rows
 
 N, D, C, EPOCHS = 60, 12, 3, 7
