@@ -94,7 +94,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 FAMILIES = {
     "resnet18": 32,
     "densenet121": 32,
-    "vgg11": 32,
+    "alexnet": 64,
     "mobilenet_v3_small": 32,
     "efficientnet_b0": 32,
     "convnext_tiny": 32,
@@ -423,7 +423,7 @@ for epoch in (0, 1):
 run, store = read_run(root / "run", "wide")[0], Store(root)
 recipe = Recipe(wide, IMAGENET, torch.device("cpu"))
 peaks = []
-for count in (513, 6144):
+for count in (513, 2561):
     extract(run, Pictures(count), recipe, store)
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 print(peaks[1] - peaks[0])

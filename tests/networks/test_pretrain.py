@@ -101,6 +101,7 @@ def test_stopped_after_an_epoch_it_ends_with_the_same_bytes(
     assert store.damaged == []
 
 
+@pytest.mark.parametrize("undisturbed", [ADAM], ids=["adam"], indirect=True)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     tmp_path: Path, undisturbed: tuple[Source, dict]
 ) -> None:
@@ -118,6 +119,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     assert content(folder) == expected
 
 
+@pytest.mark.parametrize("undisturbed", [ADAM], ids=["adam"], indirect=True)
 def test_a_compiled_run_is_the_same_run_and_compiles_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[Source, dict]
 ) -> None:

@@ -55,16 +55,13 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calm(suite: Path, plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, float]:
-    """An undisturbed run in one process: its folder, and how long it took."""
+def calm(suite: Path, plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
+    """An undisturbed run in one process: its folder and its plan."""
     folder = tmp_path_factory.mktemp("calm")
-    run_suite(suite, folder / "warm", plugins=(str(plugin),))  # imports and caches
-    before = time.monotonic()
-    plan = run_suite(suite, folder, plugins=(str(plugin),))
-    return folder, plan, time.monotonic() - before
+    return folder, run_suite(suite, folder, plugins=(str(plugin),))
 
 
-def test_the_undisturbed_run_is_whole(calm: tuple[Path, Plan, float]) -> None:
+def test_the_undisturbed_run_is_whole(calm: tuple[Path, Plan]) -> None:
     table = pd.read_csv(calm[0] / "results" / "tiny" / "truth.csv")
     assert Counter(table["goal"]) == {"fe": 8, "ft": 8}
     assert set(table["status"]) == {"ok"}
@@ -74,7 +71,7 @@ def test_the_undisturbed_run_is_whole(calm: tuple[Path, Plan, float]) -> None:
     assert (~scores["selector"].drop_duplicates().str.endswith("@permuted")).sum() == 7
 
 
-def test_from_python_a_suite_is_one_call(tmp_path: Path, calm: tuple[Path, Plan, float]) -> None:
+def test_from_python_a_suite_is_one_call(tmp_path: Path, calm: tuple[Path, Plan]) -> None:
     shutil.copytree(calm[0] / "store", tmp_path / "store")
     path = write_suite(tmp_path)
     folder = ckptbench.run(path, store=tmp_path / "store", device="cpu", workers=1)
@@ -82,7 +79,7 @@ def test_from_python_a_suite_is_one_call(tmp_path: Path, calm: tuple[Path, Plan,
     assert "ridge-loo" in (folder / "LEADERBOARD.md").read_text()
 
 
-def test_hours_come_from_measured_cells(tmp_path: Path, calm: tuple[Path, Plan, float]) -> None:
+def test_hours_come_from_measured_cells(tmp_path: Path, calm: tuple[Path, Plan]) -> None:
     """Of the protocol itself; of another one, of its stage."""
     shutil.copytree(calm[0] / "store", tmp_path / "store")
     ft = SUITE[SUITE.index("[[ft]]") :]
@@ -101,9 +98,7 @@ def test_hours_come_from_measured_cells(tmp_path: Path, calm: tuple[Path, Plan, 
     assert table.loc["longer", "note"] == "measured on the stage's other cells"
 
 
-def test_killed_ten_times_it_ends_with_the_same_tables(
-    tmp_path: Path, calm: tuple[Path, Plan, float]
-) -> None:
+def test_killed_ten_times_it_ends_with_the_same_tables(tmp_path: Path, calm: tuple[Path, Plan]) -> None:
     """Without a selector from outside the tree, whose worker a forked test process cannot start."""
     suite = write_suite(tmp_path)
     before = time.monotonic()
@@ -128,7 +123,7 @@ def test_two_processes_on_one_store_compute_nothing_twice_and_agree(
     monkeypatch: pytest.MonkeyPatch,
     suite: Path,
     plugin: Path,
-    calm: tuple[Path, Plan, float],
+    calm: tuple[Path, Plan],
 ) -> None:
     log = tmp_path / "log"
     write_cell, write_features, write_json = Store.write_cell, Store.write_features, pretrain.write_json
@@ -179,7 +174,7 @@ def same_cell(one: Cell, other: Cell) -> None:
     assert replace(one, key={}, seconds=0.0) == replace(other, key={}, seconds=0.0)
 
 
-def alone(folder: Path, calm: tuple[Path, Plan, float], monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(folder: Path, calm: tuple[Path, Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     """A store with the undisturbed run's source run and features and none of its cells; no warm network."""
     shutil.copytree(calm[0] / "store" / "runs", folder / "runs")
     shutil.copytree(calm[0] / "store" / "features", folder / "features")
@@ -189,7 +184,7 @@ def alone(folder: Path, calm: tuple[Path, Plan, float], monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("number", [0, 5, 7])
 def test_a_fine_tuned_cell_alone_equals_the_cell_in_a_full_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calm: tuple[Path, Plan, float], number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calm: tuple[Path, Plan], number: int
 ) -> None:
     """Bit for bit: accuracy, correctness of each example, loss and deviation from the first weights."""
     alone(tmp_path, calm, monkeypatch)
@@ -200,7 +195,7 @@ def test_a_fine_tuned_cell_alone_equals_the_cell_in_a_full_run(
 
 
 def test_a_frozen_feature_cell_alone_equals_the_cell_in_a_full_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calm: tuple[Path, Plan, float]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calm: tuple[Path, Plan]
 ) -> None:
     """In the correctness of each example: one seed of two, and of features extracted alone."""
     alone(tmp_path, calm, monkeypatch)
@@ -281,7 +276,7 @@ def test_two_workers_of_which_one_dies_give_the_same_tables(
     monkeypatch: pytest.MonkeyPatch,
     suite: Path,
     plugin: Path,
-    calm: tuple[Path, Plan, float],
+    calm: tuple[Path, Plan],
 ) -> None:
     mark = tmp_path / "mark"
     monkeypatch.setenv("CKPTBENCH_TEST_FRAGILE", str(mark))
@@ -295,7 +290,7 @@ def test_two_workers_of_which_one_dies_give_the_same_tables(
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray, the optional extra: cluster")
 def test_a_ray_cluster_of_which_a_worker_dies_gives_the_same_tables(
-    tmp_path: Path, suite: Path, plugin: Path, calm: tuple[Path, Plan, float]
+    tmp_path: Path, suite: Path, plugin: Path, calm: tuple[Path, Plan]
 ) -> None:
     mark = tmp_path / "mark"
     done = command(

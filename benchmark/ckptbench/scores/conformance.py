@@ -48,12 +48,10 @@ def check(spec: PluginSpec) -> list[Finding]:
         for at, group in enumerate(_GROUPS if "weights" not in spec.needs else _GROUPS[:1]):
             found = []
             for name, test in group.items():
-                if failed:
-                    found.append(Finding(name, None, f"not run, since {failed} failed", 0.0))
-                elif name in exempt and at >= _STRICT:
-                    found.append(Finding(name, None, exempt[name], 0.0))
-                else:
-                    found.append(_find(name, test, spec))
+                why = (
+                    f"not run, since {failed} failed" if failed else exempt.get(name) if at >= _STRICT else ""
+                )
+                found.append(Finding(name, None, why, 0.0) if why else _find(name, test, spec))
             findings += found
             failed = failed or next((one.test for one in found if one.passed is False), "")
     if "weights" in spec.needs:
@@ -205,10 +203,7 @@ def _deterministic(spec: PluginSpec) -> str:
     candidates, plugin = pool(), spec.make()
     first = _scores(spec, candidates, plugin)
     _scores(spec, pool(seed=1), plugin)
-    for what, again in (
-        ("the second time", _scores(spec, candidates, plugin)),
-        ("elsewhere", _scores(spec, candidates)),
-    ):
+    for what, again in (("the second time", _scores(spec, candidates, plugin)), ("elsewhere", _usual(spec))):
         if not np.array_equal(first, again, equal_nan=True):
             raise Fault(f"{_text(first)} becomes {_text(again)} {what}: draw from candidate.rng alone")
     if _draws(spec) and not spec.random:
@@ -216,51 +211,56 @@ def _deterministic(spec: PluginSpec) -> str:
     return "equal to the last bit"
 
 
+_DRAWS = "draws batches, subsets or a start from candidate.rng"
+
+
+@cache
+def _usual(spec: PluginSpec) -> Float:
+    """The scores of the usual pool; they are the same whenever ``deterministic`` has passed."""
+    return _scores(spec, pool())
+
+
 @cache
 def _draws(spec: PluginSpec) -> bool:
-    candidates = pool()
-    other = [replace(candidate, seed=1) for candidate in candidates]
-    return not np.array_equal(_scores(spec, candidates), _scores(spec, other), equal_nan=True)
+    other = [replace(candidate, seed=1) for candidate in pool()]
+    return not np.array_equal(_usual(spec), _scores(spec, other), equal_nan=True)
 
 
-def _unless_it_draws(spec: PluginSpec) -> None:
+def _must_stay(spec: PluginSpec, changed: Sequence[Candidate], what: str) -> str:
+    """Other candidates of the same scores as the usual pool's, unless the selector draws."""
     if _draws(spec):
-        raise Exempt("draws batches, subsets or a start from candidate.rng")
+        raise Exempt(_DRAWS)
+    return _must_agree(_usual(spec), _scores(spec, changed), what)
 
 
 def _row_order(spec: PluginSpec) -> str:
-    _unless_it_draws(spec)
     candidates = pool()
     order = np.random.default_rng(0).permutation(len(candidates[0].labels))
-    moved = [candidate.rows(order) for candidate in candidates]
-    return _must_agree(_scores(spec, candidates), _scores(spec, moved), "when rows change places")
+    return _must_stay(spec, [candidate.rows(order) for candidate in candidates], "when rows change places")
 
 
 def _class_numbers(spec: PluginSpec) -> str:
     """Which number a class has, and numbers without a class, as a small sample of the target leaves them."""
-    _unless_it_draws(spec)
-    candidates, others = pool(), np.array([5, 0, 3, 6, 2])
-    renumbered = [replace(candidate, labels=others[candidate.labels]) for candidate in candidates]
-    what = "with labels 5, 0, 3, 6, 2 for 0 to 4"
-    return _must_agree(_scores(spec, candidates), _scores(spec, renumbered), what)
+    others = np.array([5, 0, 3, 6, 2])
+    renumbered = [replace(candidate, labels=others[candidate.labels]) for candidate in pool()]
+    return _must_stay(spec, renumbered, "with labels 5, 0, 3, 6, 2 for 0 to 4")
 
 
 def _pool_order(spec: PluginSpec) -> str:
     if not spec.pool:
         raise Exempt("sees one candidate at a time")
-    _unless_it_draws(spec)
-    candidates, order = pool(), [2, 0, 1]
-    moved = _scores(spec, [candidates[at] for at in order])
-    return _must_agree(_scores(spec, candidates)[order], moved, "in another pool order")
+    if _draws(spec):
+        raise Exempt(_DRAWS)
+    moved = _scores(spec, [pool()[at] for at in (2, 0, 1)])
+    return _must_agree(_usual(spec)[[2, 0, 1]], moved, "in another pool order")
 
 
 def _checkpoint_facts(spec: PluginSpec) -> str:
     """Epoch, source accuracy and run know nothing of the target: a score of them is a baseline."""
     other = Checkpoint("another", 7, "other", "0", source_accuracy=0.5)
-    candidates = pool()
-    changed = [replace(candidate, checkpoint=other) for candidate in candidates]
+    changed = [replace(candidate, checkpoint=other) for candidate in pool()]
     what = "under another epoch, source accuracy and run"
-    return _must_agree(_scores(spec, candidates), _scores(spec, changed), what)
+    return _must_agree(_usual(spec), _scores(spec, changed), what)
 
 
 def _dtypes(spec: PluginSpec) -> str:
