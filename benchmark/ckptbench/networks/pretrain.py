@@ -25,12 +25,13 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.files import atomic, read_json, write_json
 from ckptbench.base.folders import commit
 from ckptbench.base.store import Store
-from ckptbench.base.types import Cell, Examples
+from ckptbench.base.types import Cell
 from ckptbench.data.targets import load_target
 from ckptbench.networks.objective import Batch, Objective, replace_head
 from ckptbench.networks.runs import RUN_FILE, Run, file_digest, find_run, last_epoch, normalisation
 from ckptbench.networks.training import (
     batches,
+    on_device,
     one_thread,
     optimiser,
     schedule,
@@ -212,12 +213,6 @@ class _Trainer:
             if old != state:
                 old.unlink()
         self.progress(epoch, source_accuracy)
-
-
-def on_device(examples: Examples, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All images of a split as uint8 on the device, with their labels, decoded once."""
-    images = torch.from_numpy(examples.images(slice(None))).to(device)
-    return images, torch.tensor(examples.labels, device=device)
 
 
 def _state(network: nn.Module, opt: torch.optim.Optimizer) -> dict[str, Tensor]:
