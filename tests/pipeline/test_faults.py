@@ -26,11 +26,13 @@ from helpers.tiny import (
     wait_exit,
     write_suite,
 )
+from typer.testing import CliRunner
 
 import ckptbench
 from ckptbench.base.digests import digest
 from ckptbench.base.store import Store
 from ckptbench.base.types import Cell
+from ckptbench.cli.app import app
 from ckptbench.networks import pretrain
 from ckptbench.pipeline.forecast import forecast
 from ckptbench.pipeline.plan import Options, Plan, resolve
@@ -215,8 +217,13 @@ def truth_rows(folder: Path) -> pd.DataFrame:
 def test_a_cell_that_diverges_is_recorded_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_suite(tmp_path, SUITE.replace("lr = 0.02", "lr = 1e30"))
-    plan = run_suite(path, tmp_path)
+    path, store = write_suite(tmp_path, SUITE.replace("lr = 0.02", "lr = 1e30")), tmp_path / "store"
+    arguments = ["--device", "cpu", "--workers", "1", "--selectors", "logme", "--store", str(store)]
+    done = CliRunner().invoke(app, ["truth", str(path), *arguments])
+    assert done.exit_code == 1
+    assert "8 cells failed; run the same command to try them again" in done.output
+    plan = resolve(load_suite(path), Options(device="cpu", workers=1, selectors=("logme",)), Store(store))
+    collect(plan).write(tmp_path / "results" / "tiny")
     table = truth_rows(tmp_path)
     assert Counter(table["goal"] + " " + table["status"]) == {"fe ok": 8, "ft failed": 8}
     failed = table[table["status"] == "failed"]
