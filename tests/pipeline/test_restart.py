@@ -1,4 +1,4 @@
-"""What was stopped half-way goes on: a source run, and a command killed while an outside selector computes."""
+"""What stopped half-way goes on: a source run, and a command killed while an outside selector computes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.tiny import SUITE, command, write_suite
+from helpers.tiny import SUITE, write_suite
 from typer.testing import CliRunner
 
 from ckptbench.base.errors import InputError
@@ -98,8 +98,8 @@ def test_a_command_killed_at_an_outside_selector_goes_on_when_it_is_run_again(tm
         running.wait()
     first = there()
     assert 1 <= first < len(keys) == 4
-    done = command(*arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
     assert there() == 4
 
 
