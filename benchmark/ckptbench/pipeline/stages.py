@@ -25,7 +25,7 @@ from ckptbench.pipeline.feature_maps import map_tasks
 from ckptbench.pipeline.plan import Plan
 from ckptbench.pipeline.progress import Advance, Reporter
 from ckptbench.scores.tasks import ScoreTask, pair_tasks
-from ckptbench.truth.tasks import FETask, FTTask
+from ckptbench.truth.tasks import FETask, FTTask, Split
 
 Stage = Literal["pretrain", "extract", "score", "truth", "maps"]
 STAGES: tuple[Stage, ...] = ("pretrain", "extract", "score", "truth", "maps")
@@ -142,12 +142,9 @@ def fe_tasks(plan: Plan) -> list[FETask]:
                     checkpoint=checkpoint,
                     target=target,
                     protocol=protocol,
-                    train=key(checkpoint, data.train),
-                    test=key(checkpoint, data.test),
-                    pool=key(checkpoint, data.pool) if data.pool else None,
-                    train_labels=data.train.labels,
-                    test_labels=data.test.labels,
-                    pool_labels=data.pool.labels if data.pool else None,
+                    train=Split(key(checkpoint, data.train), data.train.labels),
+                    test=Split(key(checkpoint, data.test), data.test.labels),
+                    pool=Split(key(checkpoint, data.pool), data.pool.labels) if data.pool else None,
                     n_classes=len(data.classes),
                 )
             )
