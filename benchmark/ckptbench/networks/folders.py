@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ckptbench.base.errors import InputError
@@ -33,14 +34,31 @@ Entries = list[tuple[int, Path]]
 """Checkpoints' files, or folders of shards, with their epochs."""
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: a digest of its tensors, and the epoch and step that it says it is of."""
+
+    digest: str
+    facts: dict[str, int]
+
+
+def content_of(path: Path) -> Content:
+    content = read_file(path)
+    return Content(_digest(content), facts_of(content))
+
+
+Read = Callable[[Path], Content]
+
+
 def find_checkpoints(
-    where: Path | Sequence[Path], pattern: str | None = None
+    where: Path | Sequence[Path], pattern: str | None = None, read: Read = content_of
 ) -> tuple[dict[int, Path], list[str]]:
     """The checkpoints of a folder (or a file, or a list of them) by epoch, in epoch order.
 
     Parameters
     ----------
     pattern : a regular expression whose group finds the epoch in a name
+    read : what a file holds, where its name does not say it; a caller may remember that
 
     Returns
     -------
@@ -62,9 +80,9 @@ def find_checkpoints(
     proper = [path for path in paths if path not in aliases]
     if not proper:
         proper, aliases = paths, []
-    entries, notes = _numbered(proper)
+    entries, notes = _numbered(proper, read)
     for path in aliases:
-        _add_alias(path, entries, notes)
+        _add_alias(path, entries, notes, read)
     return _distinct(entries), notes
 
 
@@ -107,11 +125,11 @@ def _matched(pattern: str, path: Path) -> int:
         raise InputError(f"{pattern!r} is no regular expression: {error}") from None
 
 
-def _numbered(paths: list[Path]) -> tuple[Entries, list[str]]:
+def _numbered(paths: list[Path], read: Read) -> tuple[Entries, list[str]]:
     for what in ("epoch", "step"):
         numbers = {path: number_of(path.stem, what) for path in paths}
         if any(number is not None for number in numbers.values()):
-            return _with_content(numbers, what)
+            return _with_content(numbers, what, read)
     tokens = [_NUMBER.findall(path.stem) for path in paths]
     if len({len(own) for own in tokens}) == 1:
         for column in zip(*tokens, strict=True):
@@ -120,11 +138,11 @@ def _numbered(paths: list[Path]) -> tuple[Entries, list[str]]:
     return list(enumerate(paths)), []
 
 
-def _with_content(numbers: dict[Path, int | None], what: str) -> tuple[Entries, list[str]]:
+def _with_content(numbers: dict[Path, int | None], what: str, read: Read) -> tuple[Entries, list[str]]:
     """Names without a number among names with one: what the file itself says, else it is left out."""
     entries, notes = [], []
     for path, number in numbers.items():
-        own = number if number is not None else facts_of(read_file(path)).get(what)
+        own = number if number is not None else read(path).facts.get(what)
         if own is None:
             notes.append(f"{path.name} has no {what} in its name nor in it, as others there do: left out")
         else:
@@ -132,15 +150,22 @@ def _with_content(numbers: dict[Path, int | None], what: str) -> tuple[Entries, 
     return entries, notes
 
 
-def _add_alias(path: Path, entries: Entries, notes: list[str]) -> None:
+def _add_alias(path: Path, entries: Entries, notes: list[str], read: Read) -> None:
     """A ``last`` or ``best`` file: the copy of another, or of the epoch that it says."""
     try:
-        content = read_file(path)
+        content = read(path)
     except InputError as error:
         notes.append(f"{error}: left out")
         return
-    weights, epoch = _digest(content), facts_of(content).get("epoch")
-    same = next((number for number, other in entries if _digest(read_file(other)) == weights), None)
+
+    def is_same(other: Path) -> bool:
+        try:
+            return read(other).digest == content.digest
+        except InputError:  # said where it is loaded
+            return False
+
+    epoch = content.facts.get("epoch")
+    same = next((number for number, other in entries if is_same(other)), None)
     if same is not None:
         notes.append(f"{path.name} holds the weights of epoch {same}")
     elif epoch is None:
