@@ -1,6 +1,9 @@
 """Leave-one-out accuracy of shrunken linear discriminant analysis, without refitting."""
 
+from typing import Annotated
+
 import numpy as np
+from pydantic import Field
 from scipy.linalg import cholesky, solve_triangular
 from scipy.spatial.distance import cdist
 
@@ -34,7 +37,7 @@ class LDALeaveOneOut:
     name = "lda-loo"
     bounds = (0.0, 1.0)
     paper = "Lachenbruch and Mickey 1968, Estimation of Error Rates in Discriminant Analysis"
-    shrinkage: float | None = None
+    shrinkage: Annotated[float | None, Field(ge=0, le=1)] = None
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
@@ -42,8 +45,6 @@ class LDALeaveOneOut:
         (n, d), eps = candidate.features.shape, np.finfo(float).eps
         if n < 2:
             raise InputError("lda-loo: leaving one out needs at least 2 examples, found 1")
-        if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
-            raise InputError(f"lda-loo: shrinkage={self.shrinkage} is not between 0 and 1")
         present, labels, counts = np.unique(candidate.classes, return_inverse=True, return_counts=True)
         r = max(1, spectrum.rank)
         sigma = spectrum.sigma[:r]

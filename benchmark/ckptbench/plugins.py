@@ -206,7 +206,7 @@ class PluginSpec:
                 params[key] = TypeAdapter(hints[key]).validate_python(raw)
             except ValidationError as error:
                 wrong, hint = error.errors()[0], hints[key]
-                if wrong["type"].startswith(("greater_than", "less_than")):
+                if wrong["type"].startswith(("greater_than", "less_than", "literal")):
                     why = wrong["msg"].removeprefix("Input ")
                     raise InputError(f"{self.name}: {key}={value} {why}") from None
                 hint = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
