@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptbench.networks.architectures import last_linear
     from ckptbench.networks.objective import Batch, Objective
     from ckptbench.networks.training import augment, to_input
+    from ckptbench.numerics.discriminant import lda_leave_one_out
     from ckptbench.numerics.kernels import arc_cosine, centred_onehot, kernel_weights, label_complexity
     from ckptbench.numerics.linear import PENALTIES, leave_one_out, log_evidence, ridge_predictions
     from ckptbench.numerics.softmax import fit_softmax
@@ -77,6 +78,7 @@ _HOME = {
     "last_linear": ("networks.architectures", "last_linear"),
     "layer_outputs": ("truth.penalty", "layer_outputs"),
     "leaderboard": ("pipeline.api", "leaderboard"),
+    "lda_leave_one_out": ("numerics.discriminant", "lda_leave_one_out"),
     "leave_one_out": ("numerics.linear", "leave_one_out"),
     "log_evidence": ("numerics.linear", "log_evidence"),
     "nearest": ("base.text", "nearest"),
@@ -128,6 +130,7 @@ __all__ = [
     "label_complexity",
     "last_linear",
     "layer_outputs",
+    "lda_leave_one_out",
     "leaderboard",
     "leave_one_out",
     "log_evidence",
