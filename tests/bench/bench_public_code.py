@@ -1,8 +1,8 @@
 """Our scores against their authors' or best-known public code: seconds in turn, and the same numbers.
 
 The public code is not ours to ship: clone thuml/LogME, thuml/Transfer-Learning-Library and TencentARC/SFDA
-into one folder and name it in CKPTBENCH_PUBLIC; without it the rows are skipped. Where numba is not installed its
-compiler is left out (the loops it compiles are over at most C classes). Each of ours makes its own
+into one folder and name it in CKPTBENCH_PUBLIC; without it the rows are skipped. Where numba is not installed
+its compiler is left out (the loops it compiles are over at most C classes). Each of ours makes its own
 spectrum; a suite shares one among all scores. Run with
 ``CKPTBENCH_PUBLIC=... pytest tests/bench/bench_public_code.py --benchmark-only -s``, on one BLAS thread.
 """
