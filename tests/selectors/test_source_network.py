@@ -17,6 +17,7 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.types import Array
 from ckptbench.scores.candidate import Candidate, SourceImages
+from ckptbench.scores.score import score as library_score
 
 MEAN = STD = (0.5, 0.5, 0.5)
 
@@ -144,3 +145,8 @@ def test_a_star_leaves_out_the_dear() -> None:
     chosen = {spec.name for spec in SELECTORS.select(["*"])}
     assert "lidar" not in chosen
     assert {spec.name for spec in SELECTORS.select(["*", "lidar"])} == chosen | {"lidar"}
+
+
+def test_images_that_nobody_has_are_asked_for_by_name() -> None:
+    with pytest.raises(InputError, match="lidar needs images of the source set"):
+        library_score("lidar", np.eye(4), np.arange(4) % 2)
