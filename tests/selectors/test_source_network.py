@@ -104,7 +104,7 @@ def test_free_energy_is_the_mean_loss_of_the_localised_posterior() -> None:
     losses = -log_p[:, np.arange(30), images.labels].mean(axis=1)
     weight = np.exp(-30 / math.log(30) * (losses - losses.min()))
     expected = (weight * losses).sum() / weight.sum()
-    plugin = SELECTORS[f"free-energy:gamma={gamma},steps=3000,batch=60"].make()
+    plugin = SELECTORS[f"free-energy:gamma={gamma},steps=1500,batch=60"].make()
     assert plugin.score(candidate) == pytest.approx(-expected, rel=0.05)
 
 
