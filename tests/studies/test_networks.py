@@ -20,6 +20,7 @@ from ckptbench.studies.angles import corresponding_cosines
 from ckptbench.studies.base import Case, write
 from ckptbench.studies.catalogue import STUDIES, find_study
 from ckptbench.studies.deviation import deviations
+from ckptbench.studies.ewc import EWC, fisher
 from ckptbench.studies.finetuned import PRETRAINED, SCRATCH, benches, survey
 from ckptbench.studies.frequency import kept_shares, passed
 from ckptbench.studies.gradients import gradient_rows, projections
@@ -27,6 +28,7 @@ from ckptbench.studies.landscape import plane
 from ckptbench.studies.loss_variation import LENGTH, WALK, variation
 from ckptbench.studies.spectra import batch_spectrum
 from ckptbench.studies.weights_map import map_rows
+from ckptbench.truth.penalty import FineTuning
 
 TABLES = ("best-epochs", "double-u", "epoch-transfer")
 NETWORKS = [name for name in STUDIES if name not in TABLES]
@@ -149,6 +151,31 @@ def test_gradient_descent_on_a_wide_network_does_as_predicted() -> None:
     drop, moved = gram_theory.descend(*tasks, 2**13, rng)
     assert drop == pytest.approx(expected.drop, abs=0.05 * 6)
     assert moved == pytest.approx(expected.moved, rel=0.05)
+
+
+def test_fisher_information_is_that_of_single_examples() -> None:
+    torch.manual_seed(0)
+    network, head = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU()), nn.Linear(5, 3)
+    x, model = torch.randn(6, 1, 2, 2), nn.Sequential(network, head)
+    slow = [torch.zeros_like(weight) for weight in model.parameters()]
+    for one in x.split(1):
+        for log_p in model(one).log_softmax(1)[0]:
+            gradients = torch.autograd.grad(log_p, list(model.parameters()), retain_graph=True)
+            for total, gradient in zip(slow, gradients, strict=True):
+                total += log_p.exp().detach() * gradient**2 / len(x)
+    torch.testing.assert_close(fisher(network, head, x), slow)
+
+
+def test_ewc_pulls_weights_back_by_their_information() -> None:
+    run = FineTuning(nn.Linear(2, 2), nn.Linear(2, 1), *[torch.zeros(1)] * 2, (0.0,), (1.0,), 1, 1, 0)
+    weights = [*run.network.parameters(), *run.head.parameters()]
+    penalty = EWC(3.0, [torch.full_like(weight, 2.0) for weight in weights])
+    penalty.start(run)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+        weight.data += 0.5
+    penalty.gradients()
+    assert all(torch.allclose(weight.grad, torch.tensor(1 + 3 * 2 * 0.5)) for weight in weights)
 
 
 def test_distances_on_the_map_are_means_over_ends_of_a_start() -> None:

@@ -215,15 +215,17 @@ def verdict(claim: str, values: pd.Series, unit: str, what: str, digits: int = 2
     Parameters
     ----------
     claim : completes "the paper says that ..."
-    values : with a level ``source`` in the index; over several runs their means are the sample, else the
-        values are, ``unit`` (in the singular) of one run
+    values : where the index has a level ``source`` with several runs, their means are the sample; else the
+        values are, and ``unit`` (in the singular) says of what
     what : the quantity, with its unit
     """
     known = values.dropna()
-    runs = known.groupby(level="source").mean()
-    sample, over = (runs, "run") if len(runs) > 1 else (known, unit)
+    sample, over, of = known, unit, ""
+    if "source" in known.index.names:
+        runs = known.groupby(level="source").mean()
+        sample, over, of = (runs, "run", "") if len(runs) > 1 else (known, unit, " of one run")
     low, high = (float(end[0]) for end in across_runs(sample.to_numpy()[:, None]))
-    where = counted(len(sample), over) + ("" if over == "run" else " of one run")
+    where = counted(len(sample), over) + of
     return settled(claim, float(sample.mean()), low, high, what, where, digits)
 
 

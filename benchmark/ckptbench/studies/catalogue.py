@@ -26,6 +26,7 @@ STUDIES = {
         Study("deviation", "how far weights move (Figures 2 and 8, Tables 1 and 2)", TRANSFER, TRAINING),
         Study("double-u", "FE around the drops of the learning rate", FEATURES, TABLES),
         Study("epoch-transfer", "does FT rise and then fall with pre-training? (Figure 9)", TRANSFER, TABLES),
+        Study("ewc", "incremental learning with BSS (Table 3)", SHRINKAGE, "seconds a target and seed"),
         Study("frequency", "is F_m the low-frequency part? (section 4.4)", FEATURES, "a minute a pair"),
         Study("gradients", "gradients by layer at the start (Figure 7)", TRANSFER, TRAINING),
         Study("gram-theory", "the theorems on two-layer networks (section 6)", TRANSFER, "a minute a pair"),
