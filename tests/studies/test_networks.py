@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import run_suite, write_suite
+from tiny import SUITE, run_suite, write_suite
 from torch import nn
 
 from ckptbench.base.files import read_json
@@ -188,7 +188,10 @@ def test_distances_on_the_map_are_means_over_ends_of_a_start() -> None:
 @pytest.fixture(scope="module")
 def case(tmp_path_factory) -> Case:
     folder = tmp_path_factory.mktemp("studies")
-    plan = run_suite(write_suite(folder), folder, upto="pretrain")
+    run = SUITE[SUITE.index("[[sources]]") : SUITE.index("[[targets]]")]
+    variant = run.replace('"run"', '"variant"').replace("size = 8", 'size = 8\nflip = "vertical"')
+    text = SUITE.replace("[[targets]]", variant + "[[targets]]")
+    plan = run_suite(write_suite(folder, text), folder, upto="pretrain")
     return Case(suite=plan.suite, store=plan.store, seeds=1, device="cpu")
 
 

@@ -199,11 +199,11 @@ def write(study: Study, case: Case, folder: Path, versions: dict[str, str]) -> O
 
 def _machine(case: Case) -> dict[str, str]:
     """Where networks ran; nothing for a study on tables, whose own provenance says it."""
-    if "plan" not in vars(case):
+    if "results" in vars(case):
         return {}
-    from ckptbench.networks.hardware import machine
+    from ckptbench.networks.hardware import machine, pick_device
 
-    return machine(case.plan.device)
+    return machine(pick_device(case.device))
 
 
 # ----------------------------------------------------------------------------------------- sentences

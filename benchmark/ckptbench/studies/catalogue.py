@@ -31,6 +31,7 @@ STUDIES = {
         Study("gradients", "gradients by layer at the start (Figure 7)", TRANSFER, TRAINING),
         Study("gram-theory", "the theorems on two-layer networks (section 6)", TRANSFER, "a minute a pair"),
         Study("hessian", "the loss's curvature at the end (Figure 3a)", TRANSFER, TRAINING),
+        Study("inputs-labels", "sources with other inputs or labels (Figure 8)", TRANSFER, TRAINING),
         Study("landscape", "the loss around start and end (Figures 3, 5, 10, 12, 13)", TRANSFER, TRAINING),
         Study("loss-variation", "the loss along the gradient (Figures 6 and 11)", TRANSFER, TRAINING),
         Study(
