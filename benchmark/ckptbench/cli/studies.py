@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ckptbench.cli.options import Device, DeviceOption, Plugins, StorePath
+from ckptbench.cli.options import Device, DeviceOption, Json, Plugins, StorePath, print_frame
 from ckptbench.cli.suites import PUBLISHED, Publish
 
 
@@ -54,3 +54,35 @@ def study(
     print(outcome.figure.title)
     print(outcome.sentence)
     print(f"table.csv and figure.svg are in {folder}", file=sys.stderr)
+
+
+def interference(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="images to check")],
+    suite: Annotated[str, typer.Option("--suite", help="a suite's name, or the path of a TOML file")],
+    source: Annotated[str | None, typer.Option("--source", help="a source run; the first by default")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="a target; the first by default")] = None,
+    epoch: Annotated[int | None, typer.Option("--epoch", help="the checkpoint; the last by default")] = None,
+    store: StorePath = None,
+    device: DeviceOption = Device.auto,
+    plugins: Plugins = None,
+    json: Json = False,
+) -> None:
+    """Which images of a folder show source classes that linger in a fine-tuned network.
+
+    Fine-tunes the checkpoint on the target by the suite's first FT protocol, as the study interference does.
+    """
+    from ckptbench.base.store import Store
+    from ckptbench.studies.base import Case
+    from ckptbench.studies.interference import check_folder
+    from ckptbench.suites import load_suite
+
+    case = Case(
+        suite=load_suite(suite),
+        store=Store(store),
+        sources=(source,) if source else (),
+        targets=(target,) if target else (),
+        epoch=epoch,
+        device=device.value,
+        plugins=tuple(plugins or ()),
+    )
+    print_frame(check_folder(case, folder), json)

@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ckptbench.agreement.inference import across_runs
 from ckptbench.base.errors import InputError
-from ckptbench.base.files import write_json, write_text
+from ckptbench.base.files import atomic, write_json, write_text
 from ckptbench.base.folders import commit
 from ckptbench.base.store import Store
 from ckptbench.base.text import compact, counted, nearest
@@ -50,11 +50,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A tidy table, a figure whose title is the finding, and whether that agrees with the paper."""
+    """A tidy table, a figure whose title is the finding, and whether that agrees with the paper.
+
+    ``examples`` is a PNG of images that may not be ours to publish: it stays in the store.
+    """
 
     table: pd.DataFrame
     figure: Figure
     sentence: str
+    examples: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,9 @@ def write(study: Study, case: Case, folder: Path, versions: dict[str, str]) -> O
     }
     for name, content in files.items():
         write_text(folder / name, content)
+    if outcome.examples:
+        with atomic(case.store.root / "examples" / case.suite.name / f"{study.name}.png") as file:
+            file.write(outcome.examples)
     chosen = ("sources", "targets", "epoch", "seeds", "full")
     head, changed = commit()
     write_json(

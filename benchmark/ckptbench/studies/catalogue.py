@@ -9,8 +9,11 @@ from ckptbench.studies.base import Study
 FEATURES = "Deng et al. 2022, Inadequately Pre-trained Models are Better Feature Extractors"
 SHRINKAGE = "Chen et al. 2019, Catastrophic Forgetting Meets Negative Transfer (BSS)"
 TRANSFER = "Liu et al. 2019, Towards Understanding the Transferability of Deep Representations"
+MEMORIES = "Anonymous, Detrimental Memories in Transfer Learning"
 TABLES = "seconds, from the tables"
+ONE_TRAINING = "a training a pair and seed"
 TRAINING = "two trainings a pair and seed"
+MANY = "four to eight trainings a pair and seed"
 
 STUDIES = {
     study.name: study
@@ -19,7 +22,7 @@ STUDIES = {
             "angles",
             "which directions of the weights stay (Figure 1b)",
             SHRINKAGE,
-            "a training a pair and seed",
+            ONE_TRAINING,
         ),
         Study("best-epochs", "is FE best at an earlier epoch than FT?", FEATURES, TABLES),
         Study("convergence", "accuracy along training (Figures 5a, 8c, 8d)", TRANSFER, TRAINING),
@@ -32,13 +35,16 @@ STUDIES = {
         Study("gram-theory", "the theorems on two-layer networks (section 6)", TRANSFER, "a minute a pair"),
         Study("hessian", "the loss's curvature at the end (Figure 3a)", TRANSFER, TRAINING),
         Study("inputs-labels", "sources with other inputs or labels (Figure 8)", TRANSFER, TRAINING),
+        Study("interference", "lingering memories found in an input (equation 5)", MEMORIES, ONE_TRAINING),
         Study("landscape", "the loss around start and end (Figures 3, 5, 10, 12, 13)", TRANSFER, TRAINING),
         Study("loss-variation", "the loss along the gradient (Figures 6 and 11)", TRANSFER, TRAINING),
+        Study("memories", "lingering source classes, and distraction (Figures 3, 5 to 8)", MEMORIES, MANY),
+        Study("mitigations", "remedies of appendix B in one table", MEMORIES, MANY),
         Study(
             "spectra",
             "singular values of features (Figures 1c, 1d, 3b, 3c)",
             SHRINKAGE,
-            "eight trainings a pair and seed",
+            MANY,
         ),
         Study("weights-map", "where training ends, as a map (Figure 4)", TRANSFER, TRAINING),
     )
