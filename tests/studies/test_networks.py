@@ -30,7 +30,7 @@ from ckptbench.studies.spectra import batch_spectrum
 from ckptbench.studies.weights_map import map_rows
 from ckptbench.truth.penalty import FineTuning
 
-TABLES = ("best-epochs", "double-u", "epoch-transfer")
+TABLES = ("best-epochs", "bss-k", "double-u", "epoch-transfer", "shrinkage", "tsvd")
 NETWORKS = [name for name in STUDIES if name not in TABLES]
 
 

@@ -25,6 +25,7 @@ STUDIES = {
             ONE_TRAINING,
         ),
         Study("best-epochs", "is FE best at an earlier epoch than FT?", FEATURES, TABLES),
+        Study("bss-k", "accuracy against the k of BSS (Figure 3d)", SHRINKAGE, TABLES),
         Study("convergence", "accuracy along training (Figures 5a, 8c, 8d)", TRANSFER, TRAINING),
         Study("deviation", "how far weights move (Figures 2 and 8, Tables 1 and 2)", TRANSFER, TRAINING),
         Study("double-u", "FE around the drops of the learning rate", FEATURES, TABLES),
@@ -40,12 +41,14 @@ STUDIES = {
         Study("loss-variation", "the loss along the gradient (Figures 6 and 11)", TRANSFER, TRAINING),
         Study("memories", "lingering source classes, and distraction (Figures 3, 5 to 8)", MEMORIES, MANY),
         Study("mitigations", "remedies of appendix B in one table", MEMORIES, MANY),
+        Study("shrinkage", "what BSS adds to each method, by rate (Table 2)", SHRINKAGE, TABLES),
         Study(
             "spectra",
             "singular values of features (Figures 1c, 1d, 3b, 3c)",
             SHRINKAGE,
             MANY,
         ),
+        Study("tsvd", "error without small singular values (Figure 3a)", SHRINKAGE, TABLES),
         Study("weights-map", "where training ends, as a map (Figure 4)", TRANSFER, TRAINING),
     )
 }
