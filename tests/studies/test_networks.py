@@ -30,8 +30,9 @@ from ckptbench.studies.spectra import batch_spectrum
 from ckptbench.studies.weights_map import map_rows
 from ckptbench.truth.penalty import FineTuning
 
+ELSEWHERE = ("bert",)  # tests/extras
 TABLES = ("best-epochs", "bss-k", "double-u", "epoch-transfer", "shrinkage", "tsvd")
-NETWORKS = [name for name in STUDIES if name not in TABLES]
+NETWORKS = [name for name in STUDIES if name not in (*TABLES, *ELSEWHERE)]
 
 
 def test_a_cosine_is_that_of_the_angle_by_which_a_vector_was_turned() -> None:

@@ -20,6 +20,12 @@ def study(
     epoch: Annotated[int | None, typer.Option("--epoch", help="the checkpoint; the last by default")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="repeats of what is random")] = 3,
     full: Annotated[bool, typer.Option("--full", help="the paper's own sizes")] = False,
+    weights: Annotated[
+        str, typer.Option("--weights", help="bert: a saved model's folder, or its name on the hub")
+    ] = "google-bert/bert-base-uncased",
+    texts: Annotated[
+        str, typer.Option("--texts", help="bert: a folder of TASK/train.csv and dev.csv; else the hub")
+    ] = "",
     store: StorePath = None,
     device: DeviceOption = Device.auto,
     plugins: Plugins = None,
@@ -45,6 +51,8 @@ def study(
         epoch=epoch,
         seeds=seeds,
         full=full,
+        weights=weights,
+        texts=texts,
         device=device.value,
         plugins=tuple(plugins or ()),
     )

@@ -88,6 +88,7 @@ class Case:
     epoch : the checkpoint that stands against the initialisation; the last where None
     seeds : how many heads, orders and draws
     full : the paper's own sizes
+    weights, texts : a folder or a name on the hub, and a folder: for the study of texts alone
     """
 
     suite: Suite
@@ -97,6 +98,8 @@ class Case:
     epoch: int | None = None
     seeds: int = 3
     full: bool = False
+    weights: str = "google-bert/bert-base-uncased"
+    texts: str = ""
     device: str = "auto"
     plugins: tuple[str, ...] = ()
 

@@ -24,6 +24,7 @@ STUDIES = {
             SHRINKAGE,
             ONE_TRAINING,
         ),
+        Study("bert", "BERT on GLUE with and without BSS (Table 4)", SHRINKAGE, "hours, on a GPU"),
         Study("best-epochs", "is FE best at an earlier epoch than FT?", FEATURES, TABLES),
         Study("bss-k", "accuracy against the k of BSS (Figure 3d)", SHRINKAGE, TABLES),
         Study("convergence", "accuracy along training (Figures 5a, 8c, 8d)", TRANSFER, TRAINING),
