@@ -86,8 +86,8 @@ def measure(case: Case) -> Outcome:
     order = {name: i for i, name in enumerate(means.index, 1)}
     shown = by.reset_index().assign(name="all", place=lambda part: part["method"].map(order).astype(int))
     x = ", ".join(f"{i} {name}" for name, i in order.items())
-    labels = {"accuracy": "accuracy, %", "distraction": "distraction", "composites": "on composites, %"}
-    panels = [Panel(x, label, lines(shown, "name", "place", column)) for column, label in labels.items()]
+    axes = {"accuracy": "accuracy, %", "distraction": "distraction", "composites": "on composites, %"}
+    panels = [Panel(x, label, lines(shown, "name", "place", column)) for column, label in axes.items()]
     figure = line_figure(
         "mitigations",
         finding[0].upper() + finding[1:] + ".",
@@ -121,7 +121,7 @@ def harmful_features(model: SourceModel, most: int) -> Tensor:
     sources = {c: features(model.images(c, most)) for c in range(len(model.kinds))}
     threshold = torch.cat([target, *sources.values()]).mean(0)
     labels = model.bench.train[1]
-    wanted = [firing(target[labels == c], threshold) for c in labels.unique()]
+    wanted = [firing(target[labels == c], threshold) for c in range(len(model.bench.target.classes))]
     unwanted = [firing(sources[c], threshold) for c, kind in enumerate(model.kinds) if kind == SOURCE_ONLY]
     nothing = torch.zeros_like(threshold, dtype=torch.bool)
     return _any(unwanted, nothing) & ~_any(wanted, nothing)
