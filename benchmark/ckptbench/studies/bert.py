@@ -8,6 +8,7 @@ linear decay), at one of its rates. Needs transformers, and datasets where texts
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,13 +59,15 @@ def measure(case: Case) -> Outcome:
     rows = []
     device = pick_device(case.device)
     for name in TASKS:
-        most = None if case.full else EXAMPLES
-        splits = [_texts(case.texts, name, split, most) for split in ("train", "dev")]
+        most = sys.maxsize if case.full else EXAMPLES
+        train, dev = (_texts(case.texts, name, split, most) for split in ("train", "dev"))
         for seed in range(case.seeds):
             for method in ("plain", "bss"):
                 added = [load_plugins("penalty", case.plugins)["bss"].make()] if method == "bss" else []
                 with one_thread(device):
-                    accuracy = finetune(case.weights, *splits, added, derive_seed("bert", name, seed), device)
+                    accuracy = finetune(
+                        case.weights, train, dev, added, derive_seed("bert", name, seed), device
+                    )
                 rows.append({"task": name, "seed": seed, "method": method, "accuracy": 100 * accuracy})
     table = pd.DataFrame(rows)
     wide = table.pivot(index=["task", "seed"], columns="method", values="accuracy")
@@ -151,7 +154,7 @@ def _pretrained(weights: str) -> tuple[Any, Any]:
     return tokenizer, network
 
 
-def _texts(folder: str, task: str, split: str, most: int | None) -> pd.DataFrame:
+def _texts(folder: str, task: str, split: str, most: int) -> pd.DataFrame:
     """Texts and labels of a split, from FOLDER/TASK/SPLIT.csv or from the hub."""
     if folder:
         path = Path(folder) / task / f"{split}.csv"
@@ -168,7 +171,7 @@ def _texts(folder: str, task: str, split: str, most: int | None) -> pd.DataFrame
 
     name = TASKS[task].dev if split == "dev" else split
     try:
-        table = load_dataset(HUB, task, split=name).to_pandas()
+        found: pd.DataFrame = load_dataset(HUB, task, split=name).to_pandas()
     except Exception as error:  # the hub's errors have no common base
         raise InputError(f"texts of {task} are not to be had from the hub: {error}") from None
-    return table[[*TASKS[task].columns, "label"]].head(most)
+    return found[[*TASKS[task].columns, "label"]].head(most)

@@ -35,8 +35,8 @@ def measure(case: Case) -> Outcome:
         model = SourceModel(bench, case.checkpoint(bench.source))
         for seed in range(case.seeds):
             look = partial(_look, model, FULL_IMAGES if case.full else IMAGES, seed)
-            facts = {"source": bench.source.name, "target": bench.target.name, "seed": seed}
-            rows += [{**facts, **row} for row in bench.finetune(model.checkpoint, seed, look)]
+            seen = bench.finetune(model.checkpoint, seed, look)
+            rows += [{**bench.facts, "seed": seed, **row} for row in seen]
     table = pd.DataFrame(rows)
     area = table.groupby(["source", "target", "seed"])["area"].first()
     floor = table[table["is_floor"]]

@@ -51,14 +51,15 @@ def measure(case: Case) -> Outcome:
         most = FULL_IMAGES if case.full else IMAGES
         for seed in range(case.seeds):
             for start, checkpoint, rate in _variants(case, bench):
-                facts = {"source": bench.source.name, "target": bench.target.name, "seed": seed}
-                facts |= {"start": start, "epoch": checkpoint.epoch, "rate": rate}
+                facts = {"seed": seed, "start": start, "epoch": checkpoint.epoch, "rate": rate}
                 protocol = bench.protocol.model_copy(update={"rate": rate})
                 seen = bench.finetune(checkpoint, seed, partial(_look, model, most, seed), protocol=protocol)
                 if seed == 0 and rate == 1:
                     label = f"{bench.source.name} to {bench.target.name}, {start}, epoch {checkpoint.epoch}"
                     pictures += [(f"{label}: {row['class']}", row["maps"]) for row in seen[:SHOWN]]
-                rows += [{**facts, **{k: v for k, v in row.items() if k != "maps"}} for row in seen]
+                rows += [
+                    {**bench.facts, **facts, **{k: v for k, v in row.items() if k != "maps"}} for row in seen
+                ]
     table = pd.DataFrame(rows)
     whole = table[table["rate"] == 1]
     last = whole[whole["epoch"] == whole.groupby("source")["epoch"].transform("max")]

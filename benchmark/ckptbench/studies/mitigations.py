@@ -72,8 +72,7 @@ def measure(case: Case) -> Outcome:
                     added = [Suppression(harmful_features(model, most))]
                 look = partial(_look, model, most, seed)
                 seen = bench.finetune(own.checkpoint, seed, look, penalties=added)
-                facts = {"source": bench.source.name, "target": bench.target.name, "seed": seed}
-                rows += [{**facts, "method": method, **row} for row in seen]
+                rows += [{**bench.facts, "seed": seed, "method": method, **row} for row in seen]
     table = pd.DataFrame(rows)
     by = table.groupby(["target", "seed", "method"], sort=False)[
         ["accuracy", "distraction", "composites"]
