@@ -50,6 +50,7 @@ STUDIES = {
             MANY,
         ),
         Study("tsvd", "error without small singular values (Figure 3a)", SHRINKAGE, TABLES),
+        Study("two-layer-head", "a classifier on frozen features (Figure 2a)", TRANSFER, "a minute a pair"),
         Study("weights-map", "where training ends, as a map (Figure 4)", TRANSFER, TRAINING),
     )
 }
