@@ -23,8 +23,8 @@ from ckptbench.base.types import Checkpoint, Examples, Key, Preprocessing
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking
 from ckptbench.ranking.examples import Labelled, draw, read_source
-from ckptbench.ranking.probe import Metric
 from ckptbench.ranking.run import Measured, Normalisation, prepared, probe_all, used_data, used_images
+from ckptbench.truth.crossval import Metric
 
 if TYPE_CHECKING:
     from torch import nn

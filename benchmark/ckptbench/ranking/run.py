@@ -23,7 +23,7 @@ from ckptbench.base.types import Array, Cell, Checkpoint, Key, Preprocessing
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import FIRST_LOOK, TINY, Ranking, epochs_in_words, probed
 from ckptbench.ranking.examples import Labelled, draw, of_labels, read_source
-from ckptbench.ranking.probe import Metric, ProbeTask, make_folds, read_contributions
+from ckptbench.truth.crossval import Metric, ProbeTask, make_folds, read_contributions
 
 LIMIT = 2000
 SMALL = 2e9  # rows x features x classes x checkpoints below which no worker is started

@@ -31,13 +31,13 @@ from ckptbench.numerics.features import standardise
 from ckptbench.numerics.softmax import fit_softmax
 from ckptbench.suites import FE
 
-FOLDS, REPEATS = 5, 2
+FOLDS = 5
 TOGETHER = 3  # penalties fitted at once, from the strongest on
 Metric = Literal["accuracy", "balanced", "auroc"]
 Folds = NDArray[np.int64]
 
 
-def make_folds(labels: Array, groups: Array | None, name: str) -> Folds:
+def make_folds(labels: Array, groups: Array | None, name: str, repeats: int = 2) -> Folds:
     """The fold of each example in each repeat: repeats x N, stratified; a group is never split.
 
     Raises
@@ -50,8 +50,8 @@ def make_folds(labels: Array, groups: Array | None, name: str) -> Folds:
     if folds < 3:
         what = "examples" if groups is None else "groups"
         raise InputError(f"cross-validation needs at least 3 {what}, found {units}")
-    made = np.empty((REPEATS, len(labels)), np.int64)
-    for repeat in range(REPEATS):
+    made = np.empty((repeats, len(labels)), np.int64)
+    for repeat in range(repeats):
         seed = derive_seed(name, "folds", repeat)
         if groups is None:
             made[repeat] = stratified_folds(labels, folds, np.random.default_rng(seed))
