@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.finetuning import small_network
+from helpers.tiny import SUITE, run_suite, write_suite
 from PIL import Image
-from tiny import SUITE, run_suite, write_suite
 from torch import nn
 
 from ckptbench.base.errors import InputError
