@@ -17,9 +17,11 @@ from helpers.made_pages import write_pages
 from ckptbench.agreement.judge import REFERENCE
 from ckptbench.agreement.outside import judge_table
 from ckptbench.agreement.runs import compare
+from ckptbench.agreement.sanity import EDGE
 from ckptbench.base.types import Computed
 from ckptbench.pages.comparison import comparison_text, judged_text
 from ckptbench.pages.leaderboard import Leaderboards, build, difference, write
+from ckptbench.pages.queries import Study
 from ckptbench.results import Results
 
 LONG = "an-outside-score-of-great-length:scale=std,neighbours=12"
@@ -65,7 +67,7 @@ def test_nothing_is_lost_from_the_terminal(boards, width):
     text = boards.terminal(width)
     for head in (
         "Feature extraction (FE, linear probe)",
-        "Fine-tuning (FT)",
+        "Fine-tuning (FT, 10 epochs)",
         "last-epoch",
         "cells",
         "regret",
@@ -272,9 +274,29 @@ def test_a_run_that_did_not_learn_is_named_and_in_no_verdict(tmp_path):
     results = Results.read(tmp_path)
     facts = results.checkpoints.assign(sound="")
     facts.loc[facts["source"] == "run1", "sound"] = "the loss of epoch 1 is 11.3, above chance"
-    found = build(replace(results, checkpoints=facts))
+    results = replace(results, checkpoints=facts)
+    found = build(results)
     assert "run1 is in no verdict: the loss of epoch 1 is 11.3, above chance." in found.footer
     assert found.boards["fe"]["runs"].max() == 1
+    study = Study(results)  # which draws it, under a name that says so
+    assert study.groups("fe") == {"target0": {n: (n[:4], "target0") for n in ("run0", "run1 (unsound)")}}
+    assert study.over("fe") == "run0 → target0"
+
+
+def test_doubtful_cells_of_the_truth_are_named(tmp_path):
+    write_results(tmp_path, targets=1)
+    truth = Results.read(tmp_path).truth
+    ft = truth["protocol"] == "short"
+    away = ft & (truth["epoch"] == 4) & (truth["seed"] == 0)
+    edge = (truth["protocol"] == "tuned") & (truth["epoch"] < 2)
+    truth = truth.assign(
+        deviation=np.where(away, 30.0, np.where(ft, 2.0, np.nan)), message=np.where(edge, EDGE, "")
+    )
+    footer = build(replace(Results.read(tmp_path), truth=truth)).footer
+    assert f"tuned: {EDGE} in 6 of 36 cells (run0/target0 epoch 0, run0/target0 epoch 1)." in footer
+    assert any(
+        line.startswith("1 of 36 fine-tunings moved the weights more than 10 times as far") for line in footer
+    )
 
 
 def test_shared_training_examples_are_said(boards):

@@ -193,7 +193,7 @@ def test_leaderboards_name_all_nine_pairs(nine: Path) -> None:
         assert board.loc[(kind, "logme"), "pairs"] == 9
     text = (nine / "LEADERBOARD.md").read_text()
     assert "## Feature extraction (FE, linear probe)" in text
-    assert "## Fine-tuning (FT)" in text
+    assert "## Fine-tuning (FT, " in text
     assert "9 source-target pairs" in text
     assert "No verdict" in text
 

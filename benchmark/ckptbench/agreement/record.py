@@ -32,7 +32,7 @@ COLUMNS = (
 def record_of(results: Results) -> pd.DataFrame:
     """The record of a suite's tables; see `make_record`."""
     record = make_record(choices(procedures_of(results), recorded_pairs(results)))
-    truths = {goal: _truth(results.suite, goal) for goal in ("fe", "ft")}
+    truths = {goal: truth_of(results.suite, goal) for goal in ("fe", "ft")}
     return record.assign(suite=results.suite.name, truth=record["goal"].map(truths))[list(COLUMNS)]
 
 
@@ -103,7 +103,7 @@ def _summary(runs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _truth(suite: Suite, goal: str) -> str:
+def truth_of(suite: Suite, goal: str) -> str:
     """What of a suite's truth a reader must know beside each number: how long its fine-tuning is."""
     if goal == "fe":
         return "linear probe"

@@ -262,7 +262,13 @@ def methods(
 
 def freeze(
     suite: SuiteName,
-    budget: Annotated[float, typer.Option("--budget", help="megabytes of arrays")] = 8.0,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="examples of each pair; two a class stay")] = 160,
+    targets: Annotated[
+        str | None, typer.Option("--targets", help="only these targets, comma-separated")
+    ] = None,
+    checkpoints: Annotated[
+        int | None, typer.Option("--checkpoints", min=3, help="at most so many of each source run")
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", help="the folder that holds <suite>/ with its tables")
     ] = PUBLISHED,
@@ -279,6 +285,7 @@ def freeze(
     options = Options(device="cpu", workers=workers, plugins=tuple(plugins or ()))
     plan = resolve(load_suite(suite), options, Store(store))
     folder = out / plan.suite.name
-    manifest = freeze_suite(plan, folder, round(budget * 1e6))
+    names = None if targets is None else targets.split(",")
+    manifest = freeze_suite(plan, folder, rows, targets=names, checkpoints=checkpoints)
     size = sum(path.stat().st_size for path in (folder / "frozen").iterdir())
     print(f"wrote {folder / 'frozen'}, {size / 1e6:.1f} MB\n{manifest.effect}")

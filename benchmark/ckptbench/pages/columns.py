@@ -18,7 +18,7 @@ from ckptbench.agreement.judge import REFERENCE
 from ckptbench.agreement.runs import MIN_RUNS
 from ckptbench.base.text import count_entry, number, seconds_entry, with_interval
 
-GOALS = {"fe": "Feature extraction (FE, linear probe)", "ft": "Fine-tuning (FT)"}
+GOALS = {"fe": "Feature extraction", "ft": "Fine-tuning"}
 
 Row = dict[str, Any]
 

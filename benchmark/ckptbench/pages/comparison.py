@@ -28,7 +28,7 @@ def comparison_text(found: Comparison, width: int = 100) -> str:
     verdict = found.verdict if found.verdict not in {"better", "worse"} else f"{found.a} is {found.verdict}"
     p = f", p = {found.p:.2g} by sign flips" if np.isfinite(found.p) else ""
     said = (
-        f"{GOALS[found.goal]}: mean tau of {found.a} minus that of {found.b} "
+        f"{GOALS[found.goal]} ({found.goal.upper()}): mean tau of {found.a} minus that of {found.b} "
         f"{with_interval(found.difference, found.low, found.high)} over {counted(len(found.runs), 'run')} "
         f"and {counted(found.pairs, 'source-target pair')}{p}: {verdict}."
     )

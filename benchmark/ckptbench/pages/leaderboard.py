@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ckptbench.agreement.record import record_csv, record_of
+from ckptbench.agreement.record import record_csv, record_of, truth_of
 from ckptbench.agreement.runs import leaderboard
+from ckptbench.agreement.sanity import EDGE, FACTOR, outlying
 from ckptbench.agreement.tables import Design, agreement_table
 from ckptbench.base.text import counted, duration, listed, number
 from ckptbench.pages.columns import GOALS, board_table
@@ -34,10 +35,14 @@ ONE_RUN = 10  # scores of a board that a terminal shows of one run
 
 @dataclass(frozen=True, eq=False)
 class Leaderboards:
-    """A suite's boards by goal, with the table that they come from and the lines below them."""
+    """A suite's boards by goal, with the table that they come from and the lines below them.
+
+    A caption says what the goal's truth is: how long fine-tuning was changes which score is good.
+    """
 
     agreement: pd.DataFrame
     boards: dict[str, pd.DataFrame]
+    captions: dict[str, str]
     footer: list[str]
     facts: dict[str, str]
     title: str
@@ -51,7 +56,7 @@ class Leaderboards:
         lines = [self.note, ""] if self.note else []
         for goal, board in self.boards.items():
             shown = most if most is None or board["runs"].max() > 1 else min(most, ONE_RUN)
-            table = board_table(board, f"{GOALS[goal]}: {self.title}", shown, wide=False)
+            table = board_table(board, f"{self.captions[goal]}: {self.title}", shown, wide=False)
             more = int(board["rank"].notna().sum()) - len(table.rows)
             lines += [table.caption, plain_table(table, width)]
             lines += [f"{counted(more, 'more score')}, none above these: see LEADERBOARD.md."] if more else []
@@ -63,7 +68,7 @@ class Leaderboards:
         lines = [f"# Leaderboards: {self.title}", ""]
         lines += [f"> {self.note}", ""] if self.note else []
         for goal, board in self.boards.items():
-            table = board_table(board, GOALS[goal])
+            table = board_table(board, self.captions[goal])
             lines += [f"## {table.caption}", "", *table.markdown(), "", *(f"- {n}" for n in table.notes), ""]
         lines += [READING, "", *(f"- {line}" for line in self.footer)]
         return "\n".join(lines) + "\n"
@@ -107,7 +112,8 @@ def build(results: Results, agreement: pd.DataFrame | None = None) -> Leaderboar
     boards = {goal: board for goal, board in boards.items() if len(board)}
     facts = {"suite": origin.suite, "suite_digest": origin.suite_digest, "commit": ", ".join(origin.commits)}
     footer = _footer(results, agreement, design)
-    return Leaderboards(agreement, boards, footer, facts, suite.title, " ".join(suite.note.split()))
+    captions = {goal: f"{GOALS[goal]} ({goal.upper()}, {truth_of(suite, goal)})" for goal in boards}
+    return Leaderboards(agreement, boards, captions, footer, facts, suite.title, " ".join(suite.note.split()))
 
 
 def difference(boards: Leaderboards, published: Path) -> list[str]:
@@ -200,11 +206,36 @@ def _footer(results: Results, agreement: pd.DataFrame, design: Design) -> list[s
         elif left_out:
             said.setdefault(str(left_out), []).append("/".join(map(str, key)))
     lines += [f"{source} is in no verdict: {reason}." for source, reason in design.unsound.items()]
+    lines += _doubt_lines(truth)
     lines += _overlap_lines(design)
     for what, tracks in said.items():
         more = f" and {counted(len(tracks) - 1, 'more track')}" * (len(tracks) > 1)
         lines.append(f"{tracks[0]}{more}: {what}.")
     return lines
+
+
+def _doubt_lines(truth: pd.DataFrame) -> list[str]:
+    """Cells of the truth to distrust: penalties at the end of the grid, fine-tunings that ran away."""
+    lines = []
+    for name, rows in truth[truth["message"] == EDGE].groupby("protocol", sort=False):
+        cells = counted(int((truth["protocol"] == name).sum()), "cell")
+        lines.append(f"{name}: {EDGE} in {len(rows)} of {cells} ({_some_of(rows)}).")
+    away = truth[outlying(truth)]
+    if len(away):
+        tunings = counted(int(truth["deviation"].notna().sum()), "fine-tuning")
+        lines.append(
+            f"{len(away)} of {tunings} moved the weights more than {FACTOR:g} times as far as the other "
+            f"checkpoints' of the same track do: {_some_of(away)}."
+        )
+    return lines
+
+
+def _some_of(cells: pd.DataFrame) -> str:
+    """'run/target epoch 3, ...': the first three places, and how many follow."""
+    places = cells[["source", "target", "epoch"]].drop_duplicates()
+    named = [f"{source}/{target} epoch {epoch}" for source, target, epoch in places.itertuples(index=False)]
+    more = f" and {len(named) - 3} more" * (len(named) > 3)
+    return ", ".join(named[:3]) + more
 
 
 def _overlap_lines(design: Design) -> list[str]:

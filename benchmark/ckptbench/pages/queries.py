@@ -65,11 +65,16 @@ class Study:
     def where(self, pair: Pair) -> str:
         """What a pair is called: its target, with the source run where there are several."""
         several = len({source for source, _ in self.pairs}) > 1
-        return f"{pair[0]} → {pair[1]}" if several else pair[1]
+        return f"{self.named(pair)[0]} → {pair[1]}" if several else pair[1]
+
+    def named(self, pair: Pair) -> Pair:
+        """The pair, its source run marked where it did not learn."""
+        return pair[0] + " (unsound)" * (pair[0] in self.design.unsound), pair[1]
 
     def over(self, *goals: str) -> str:
         """What a mean over the runs or pairs with such truth is called; one pair has its own name."""
         pairs = self.having(*goals)
+        pairs = [pair for pair in pairs if pair[0] not in self.design.unsound] or pairs
         runs = len({source for source, _ in pairs})
         if len(pairs) == 1:
             return self.where(pairs[0])
@@ -102,7 +107,9 @@ class Study:
 
     def groups(self, *goals: str) -> dict[str, dict[str, Pair]]:
         """Heading -> label -> pair: targets below their source runs, or the other way round."""
-        return grouped(self.having(*goals))
+        pairs = {self.named(pair): pair for pair in self.having(*goals)}
+        groups = grouped(list(pairs))
+        return {head: {label: pairs[pair] for label, pair in group.items()} for head, group in groups.items()}
 
     # Tracks.
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 
 from ckptbench.agreement.judge import REFERENCE
+from ckptbench.agreement.record import read_record, record_of
 from ckptbench.base.files import write_text
 from ckptbench.base.text import duration, listed, typeset, with_interval
 from ckptbench.pages import drawings
 from ckptbench.pages.advice import advise
-from ckptbench.pages.columns import GOALS, Column, Entry, Table, board_table, number_entry, word_entry
+from ckptbench.pages.columns import Column, Entry, Table, board_table, number_entry, word_entry
 from ckptbench.pages.figures.base import Figure
 from ckptbench.pages.leaderboard import READING
 from ckptbench.pages.paper_table import PUBLISHED_NOTE, published_page
@@ -57,7 +59,9 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     study = Study(Results.read(folder))
-    sections = [part for part in _sections(study) if part.figures or part.tables or part.always]
+    path = folder / "procedures.csv"
+    record = read_record(path) if path.exists() else record_of(study.results)
+    sections = [part for part in _sections(study, record) if part.figures or part.tables or part.always]
     for old in (folder / "figures").glob("*.svg"):
         old.unlink()
     for figure in (figure for section in sections for figure in section.figures):
@@ -86,7 +90,7 @@ def page_template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def _sections(study: Study) -> Iterator[Section]:
+def _sections(study: Study, record: pd.DataFrame) -> Iterator[Section]:
     """The page's sections; of many pairs only overviews are drawn, and two pairs in full."""
     many = study.many
     protocols = [
@@ -110,6 +114,13 @@ def _sections(study: Study) -> Iterator[Section]:
          "knowledge would reach against a truth of so few seeds. A trend that score and truth merely share "
          "counts as agreement; last-epoch shows how far a trend alone gets."],
         list(drawings.tau_overview(study) if many else drawings.forest_figures(study)),
+    )  # fmt: skip
+    yield Section(
+        "procedures", "What to do, and what it costs",
+        ["What a user does is a procedure: take the last checkpoint, a score's first choice, cross-validate "
+         "a probe, or fine-tune briefly and halve. Each reads only what a user could measure on the training "
+         "split and is charged for it; the test truth judges its pick. Means over the sound runs."],
+        list(drawings.procedure_figures(study, record)),
     )  # fmt: skip
     if not many:
         yield Section(
@@ -166,7 +177,7 @@ def _feature_section(study: Study) -> Section:
 
 def _goal_tables(study: Study, goal: str) -> Iterator[Table]:
     board = study.boards.boards[goal]
-    yield board_table(board, GOALS[goal])
+    yield board_table(board, study.boards.captions[goal])
     if study.many:
         yield _pick_table(study, goal)
     yield _tau_table(study, goal)

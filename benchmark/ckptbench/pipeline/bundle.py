@@ -259,6 +259,14 @@ class Frozen:
             checkpoints=kept(results.checkpoints, "source", "epoch", among=runs),
         )
 
+    def sampling_error(self) -> dict[str, float]:
+        """Goal -> how far the frozen rows move a score's mean tau over runs: root mean square over scores."""
+        path = self.folder / "frozen-effect.csv"
+        effect = table_from_csv("effect", path.read_bytes(), path)
+        levels = ["goal", "selector", "source"]
+        runs = effect.groupby(levels)["difference"].mean().groupby(levels[:2]).mean()
+        return {str(goal): float(np.sqrt((moved**2).mean())) for goal, moved in runs.groupby("goal")}
+
     def leaderboards(self, scores: pd.DataFrame | None = None) -> Leaderboards:
         """The published boards, with the sample and what it does in the footer.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ckptbench.agreement.judge import PERMUTED, REFERENCE
 from ckptbench.agreement.statistics import tau_b
@@ -20,6 +19,7 @@ from ckptbench.base.files import checksum, write_text
 from ckptbench.base.folders import commit
 from ckptbench.base.sampling import stratified
 from ckptbench.base.store import Store
+from ckptbench.base.text import nearest
 from ckptbench.base.types import Array, Key
 from ckptbench.pipeline.bundle import (
     Archive,
@@ -35,16 +35,15 @@ from ckptbench.pipeline.plan import Plan
 from ckptbench.results import Results
 from ckptbench.scores.tasks import CandidateFiles
 
-SOURCE_SHARE = 0.05  # of the budget for heads and rows of the source set, which few scores look at
+SOURCE_SHARE = 0.25  # of a pair's rows, of the source set, which few scores look at
 
-Rows = NDArray[np.int64]
 Pairs = dict[tuple[str, str], list[CandidateFiles]]
 
 
 def freeze(
     plan: Plan,
     folder: str | Path,
-    budget: int,
+    rows: int,
     *,
     encoding: Encoding = "uint8",
     targets: Sequence[str] | None = None,
@@ -52,36 +51,39 @@ def freeze(
 ) -> Manifest:
     """Write a suite's bundle to ``folder/frozen`` and measure what the sampling does.
 
-    Examples are sampled by class with a seed, the same for every checkpoint, at the largest common share
-    that fits the budget.
+    Examples are sampled by class with a seed, the same for every checkpoint. Source runs without truth are
+    left out.
 
     Parameters
     ----------
     plan : the suite with a store that holds its features
     folder : its results folder
-    budget : bytes of arrays; a twentieth for source heads and rows, but two source rows a class at least
+    rows : about so many examples of each pair, and a quarter as many of the source set; two a class at least
     targets : those to freeze; all by default
-    checkpoints : at most so many of each source run: those with truth for every goal, evenly spread
+    checkpoints : at most so many of each source run: first those with truth for every goal, evenly spread
 
     Raises
     ------
     InputError
-        If features are missing, the tables are of another digest of the suite, or the budget does not hold
-        two examples a class.
+        If features are missing, a target is unknown, or the tables are of another digest of the suite.
     """
     folder = Path(folder)
     results = Results.read(folder)
     if results.provenance.suite_digest != plan.suite.digest:
         raise InputError(f"the tables in {folder} are of another version of {plan.suite.name}: run it again")
+    known = list(dict.fromkeys(target for _, target in plan.pairs))
+    if unknown := [name for name in targets or () if name not in known]:
+        raise InputError(f"{plan.suite.name} has no target {unknown[0]!r}: {nearest(unknown[0], known)}")
+    measured = set(results.truth["source"][results.truth["status"] == "ok"])
     pairs = {
         (source.name, target): _chosen(plan.candidates(source, target), results, checkpoints)
         for source, target in plan.pairs
-        if targets is None or target in targets
+        if source.name in measured and (targets is None or target in targets)
     }
     part = folder / ".frozen.part"
     shutil.rmtree(part, ignore_errors=True)  # what a killed run has left
     try:
-        manifest = _write_bundle(plan, pairs, results, part, budget, encoding)
+        manifest = _write_bundle(plan, pairs, results, part, rows, encoding)
         shutil.rmtree(folder / "frozen", ignore_errors=True)
         part.rename(folder / "frozen")
     finally:
@@ -90,21 +92,27 @@ def freeze(
 
 
 def _chosen(files: list[CandidateFiles], results: Results, most: int | None) -> list[CandidateFiles]:
-    """At most so many candidates of a run, evenly spread over those with truth for every goal."""
+    """At most so many candidates of a run: first those with truth for every goal, evenly spread."""
     if most is None or len(files) <= most:
         return files
-    truth = results.truth[results.truth["source"] == files[0].checkpoint.run]
+    truth = results.truth
+    truth = truth[(truth["source"] == files[0].checkpoint.run) & (truth["status"] == "ok")]
     common = set.intersection(*(set(epochs) for _, epochs in truth.groupby("goal")["epoch"]))
-    kept = [file for file in files if file.checkpoint.epoch in common]
-    kept = kept if len(kept) >= min(most, 3) else files
-    places = np.unique(np.linspace(0, len(kept) - 1, min(most, len(kept))).round().astype(int))
-    return [kept[place] for place in places]
+    first = [file for file in files if file.checkpoint.epoch in common]
+    others = [file for file in files if file.checkpoint.epoch not in common]
+    kept = _spread(first, most) + _spread(others, most - min(most, len(first)))
+    return sorted(kept, key=lambda file: file.checkpoint.epoch)
+
+
+def _spread(files: list[CandidateFiles], number: int) -> list[CandidateFiles]:
+    places = np.linspace(0, len(files) - 1, min(number, len(files))).round().astype(int)
+    return [files[place] for place in places]
 
 
 def _write_bundle(
-    plan: Plan, pairs: Pairs, results: Results, part: Path, budget: int, encoding: Encoding
+    plan: Plan, pairs: Pairs, results: Results, part: Path, rows: int, encoding: Encoding
 ) -> Manifest:
-    sources, frozen_pairs = _write_arrays(plan.store, pairs, part, budget, encoding)
+    sources, frozen_pairs = _write_arrays(plan.store, pairs, part, rows, encoding)
     sha, dirty = commit()
     manifest = Manifest(
         suite=plan.suite.name,
@@ -154,8 +162,10 @@ class _Split:
             raise InputError("features of some checkpoints are not in the store: extract first")
         return cls(arrays, labels, derive_seed(seed, "frozen"))
 
-    def sample(self, features: str, labels: str, rows: Rows, encoding: Encoding) -> dict[str, Array]:
-        """Some rows, as they are named in a file."""
+    def sample(self, features: str, labels: str, number: float, encoding: Encoding) -> dict[str, Array]:
+        """About ``number`` rows, as they are named in a file."""
+        share = min(1.0, number / len(self.labels))
+        rows = stratified(self.labels, share, self.seed, least=2)
         arrays = {labels: self.labels[rows]}
         for position, array in enumerate(self.arrays):
             arrays |= encode(array[rows], encoding, f"{features}-{position}")
@@ -163,64 +173,52 @@ class _Split:
 
 
 def _write_arrays(
-    store: Store, pairs: Pairs, folder: Path, budget: int, encoding: Encoding
+    store: Store, pairs: Pairs, folder: Path, rows: int, encoding: Encoding
 ) -> tuple[tuple[FrozenSource, ...], tuple[FrozenPair, ...]]:
-    runs = {run: files for (run, _), files in pairs.items()}
-    heads = {run: _heads(store, files) for run, files in runs.items()}
-    known = {
-        run: _Split.of(store, [f.source_features for f in files], files[0].source_labels, files[0].seed)
-        for run, files in runs.items()
-        if files[0].source_labels is not None
-    }
-    splits = {
-        pair: _Split.of(store, [f.features for f in files], files[0].labels, files[0].seed)
-        for pair, files in pairs.items()
-    }
-
-    def write_runs(rows: Sequence[Rows]) -> None:
-        chosen = dict(zip(known, rows, strict=True))
-        for i, run in enumerate(runs):
-            arrays = known[run].sample("rows", "row_labels", chosen[run], encoding) if run in known else {}
-            Archive(folder / f"source-{i}.npz").write({**heads[run], **arrays})
-
-    def write_pairs(rows: Sequence[Rows]) -> None:
-        for i, (split, chosen) in enumerate(zip(splits.values(), rows, strict=True)):
-            Archive(folder / f"pair-{i}.npz").write(split.sample("features", "labels", chosen, encoding))
-
-    run_rows = dict(
-        zip(known, _fit(list(known.values()), write_runs, folder, SOURCE_SHARE * budget), strict=True)
-    )
-    pair_rows = _fit(list(splits.values()), write_pairs, folder, budget)
-    if _bytes(folder) > budget:
-        sizes = f"{_bytes(folder) / 1e6:.2f} MB, the budget is {budget / 1e6:.2f} MB"
-        raise InputError(f"two examples a class and the source heads take {sizes}")
-    sources = tuple(
-        FrozenSource(
-            name=run,
-            architecture=files[0].checkpoint.architecture,
-            dimension=next(split for (name, _), split in splits.items() if name == run).arrays[0].shape[1],
-            classes=len(heads[run]["bias-0"]) if heads[run] else None,
-            rows=len(run_rows[run]) if run in known else None,
-            checkpoints=tuple(
-                FrozenCheckpoint(epoch=c.epoch, digest=c.digest, source_accuracy=c.source_accuracy)
-                for c in (file.checkpoint for file in files)
-            ),
-            file=f"source-{i}.npz",
-        )
-        for i, (run, files) in enumerate(runs.items())
-    )
-    frozen_pairs = tuple(
-        FrozenPair(
+    sources: dict[str, FrozenSource] = {}
+    frozen_pairs: list[FrozenPair] = []
+    for (run, target), files in pairs.items():
+        first = files[0]
+        split = _Split.of(store, [f.features for f in files], first.labels, first.seed)
+        arrays = split.sample("features", "labels", rows, encoding)
+        pair = FrozenPair(
             source=run,
             target=target,
-            seed=files[0].seed,
-            rows=len(rows),
-            examples=len(files[0].labels),
-            file=f"pair-{i}.npz",
+            seed=first.seed,
+            rows=len(arrays["labels"]),
+            examples=len(first.labels),
+            file=f"pair-{len(frozen_pairs)}.npz",
         )
-        for i, (((run, target), files), rows) in enumerate(zip(pairs.items(), pair_rows, strict=True))
+        Archive(folder / pair.file).write(arrays)
+        frozen_pairs.append(pair)
+        if run not in sources:
+            dimension, file = split.arrays[0].shape[1], folder / f"source-{len(sources)}.npz"
+            sources[run] = _write_source(store, files, dimension, file, SOURCE_SHARE * rows, encoding)
+    return tuple(sources.values()), tuple(frozen_pairs)
+
+
+def _write_source(
+    store: Store, files: list[CandidateFiles], dimension: int, file: Path, rows: float, encoding: Encoding
+) -> FrozenSource:
+    """The heads of a run, and rows of its source set where they are known."""
+    heads, arrays, labels = _heads(store, files), {}, files[0].source_labels
+    if labels is not None:
+        split = _Split.of(store, [f.source_features for f in files], labels, files[0].seed)
+        arrays = split.sample("rows", "row_labels", rows, encoding)
+    Archive(file).write({**heads, **arrays})
+    checkpoints = [f.checkpoint for f in files]
+    return FrozenSource(
+        name=checkpoints[0].run,
+        architecture=checkpoints[0].architecture,
+        dimension=dimension,
+        classes=len(heads["bias-0"]) if heads else None,
+        rows=len(arrays["row_labels"]) if arrays else None,
+        checkpoints=tuple(
+            FrozenCheckpoint(epoch=c.epoch, digest=c.digest, source_accuracy=c.source_accuracy)
+            for c in checkpoints
+        ),
+        file=file.name,
     )
-    return sources, frozen_pairs
 
 
 def _heads(store: Store, files: Sequence[CandidateFiles]) -> dict[str, Array]:
@@ -232,28 +230,6 @@ def _heads(store: Store, files: Sequence[CandidateFiles]) -> dict[str, Array]:
             return {}
         arrays[f"weight-{position}"], arrays[f"bias-{position}"] = (part.astype(np.float32) for part in head)
     return arrays
-
-
-def _fit(
-    splits: Sequence[_Split], write: Callable[[Sequence[Rows]], None], folder: Path, budget: float
-) -> list[Rows]:
-    """Write the largest common share by class with which the folder fits the budget, and return its rows.
-
-    Two examples a class stay, even where they do not fit.
-    """
-    share, rows = 1.0, [np.arange(len(split.labels)) for split in splits]
-    while True:
-        write(rows)
-        size, before = _bytes(folder), sum(map(len, rows))
-        while size > budget and share > 1e-6 and sum(map(len, rows)) == before:
-            share *= min(0.99, budget / size)
-            rows = [stratified(split.labels, share, split.seed, least=2) for split in splits]
-        if sum(map(len, rows)) == before:
-            return rows
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _effect(whole: pd.DataFrame, frozen: pd.DataFrame) -> pd.DataFrame:

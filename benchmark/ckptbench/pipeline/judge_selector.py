@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptbench.agreement.judge import REFERENCE
+from ckptbench.agreement.runs import MIN_RUNS
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
+from ckptbench.base.text import counted, with_interval
+from ckptbench.pages.columns import Row, records
 from ckptbench.pages.leaderboard import Leaderboards
 from ckptbench.pipeline.bundle import load_frozen
 from ckptbench.plugins import selectors_of
@@ -16,25 +19,43 @@ from ckptbench.plugins import selectors_of
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """New selectors among the published ones: the labels they go by, and the leaderboards with them."""
+    """New selectors among the published ones: the labels they go by, and the leaderboards with them.
+
+    ``sampling`` is, by goal, how far the frozen rows move a published score's tau.
+    """
 
     selectors: list[str]
     boards: Leaderboards
+    sampling: dict[str, float]
 
     def sentences(self) -> list[str]:
-        """Place, tau and regret of each new selector on each board."""
+        """Place, tau, regret and verdict of each new selector on each board."""
         lines = []
         for goal, board in self.boards.boards.items():
-            rows = board.set_index("selector")
-            last, count = rows.loc["last-epoch"], int(board["rank"].notna().sum())
+            rows = {row["selector"]: row for row in records(board)}
+            last, count = rows["last-epoch"], int(board["rank"].notna().sum())
             for name in self.selectors:
-                own = rows.loc[name]
+                own = rows[name]
                 said = (
                     f"place {own['rank']} of {count}, tau {own['tau']:.2f}, regret {own['regret']:.2f} points"
                 )
-                said += f" (last-epoch: tau {last['tau']:.2f}, regret {last['regret']:.2f})"
+                said += f" (last-epoch: tau {last['tau']:.2f}, regret {last['regret']:.2f}). {_verdict(own)}"
+                if goal in self.sampling:
+                    said += f"; the frozen rows alone move a score's tau by {self.sampling[goal]:.2f}"
                 lines.append(f"{name}, {goal.upper()}: {said}" + (own["problem"] and f"; {own['problem']}"))
         return lines
+
+
+def _verdict(own: Row) -> str:
+    """A score against last-epoch over the source runs."""
+    runs = counted(int(own["runs"]), "source run")
+    if own["verdict"] in ("too few runs", "no sound run"):
+        return f"No verdict: {own['verdict']} ({runs}, {MIN_RUNS} sound ones are needed)"
+    over = with_interval(own["difference"], own["difference_low"], own["difference_high"])
+    return (
+        f"Against last-epoch over {runs}: {own['verdict']} ({own['family']}, p {own['p']:.3f}, corrected for "
+        f"all scores); tau {over} more, interval across runs"
+    )
 
 
 def judge_selector(
@@ -69,4 +90,5 @@ def judge_selector(
     for name in REFERENCE:
         if name in labels:
             raise InputError(f"{name!r} in {path} is the name of a row that every leaderboard has")
-    return Judged(labels, frozen.leaderboards(frozen.scores(specs, Store(store), workers)))
+    boards = frozen.leaderboards(frozen.scores(specs, Store(store), workers))
+    return Judged(labels, boards, frozen.sampling_error())

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ckptbench.agreement.sanity import EDGE
 from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.files import write_text
@@ -157,7 +158,7 @@ class _Collector:
                     "accuracy": cell.value if cell else None,
                     "balanced_accuracy": extra.get("balanced_accuracy"),
                     "status": cell.status if cell else "missing",
-                    "message": cell.message if cell else "",
+                    "message": (cell.message or EDGE * bool(extra.get("edge"))) if cell else "",
                     "seconds": cell.seconds if cell else None,
                     "device": _device(cell.computed) if cell else "",
                     "deviation": extra.get("deviation"),

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure as Sheet
 
+from ckptbench.agreement.recorded import LAST
 from ckptbench.base.text import duration, loss, number
 from ckptbench.base.types import Float
+from ckptbench.pages.columns import Row, records
 from ckptbench.pages.figures.base import (
     COLOURS,
     DASHES,
@@ -18,7 +21,9 @@ from ckptbench.pages.figures.base import (
     Figure,
     drawn,
     finish,
+    legend,
     log_axis,
+    look,
     short_label,
 )
 
@@ -77,6 +82,59 @@ def cost(
     alt = "Scores that no cheaper one beats: " + ", ".join(f"{names[k]} {at(k)}" for k in front)
     alt += ". Free: " + ", ".join(f"{label} {number(value, 1)} points" for label, value in free.items()) + "."
     return finish(sheet, name, title, alt, note)
+
+
+@drawn
+def procedures(name: str, where: str, goal: str, record: pd.DataFrame, note: str) -> Figure:
+    """Regret of selection procedures against the seconds that each takes on a target, with intervals.
+
+    Parameters
+    ----------
+    record : columns name, what ("score" for a score's first choice, else "procedure"), seconds, regret,
+        regret_low and regret_high (across runs; not a number with one run). What costs nothing becomes a
+        line with a band; of first choices only the one that loses least has an interval and a name.
+    """
+    free, paid = record[record["seconds"] <= 0], record[record["seconds"] > 0]
+    scores, named = paid[paid["what"] == "score"], paid[paid["what"] != "score"]
+    best = scores.nsmallest(1, "regret")
+    named = pd.concat([named, best.assign(name="first choice of " + best["name"].map(short_label))])
+    rows = (len(named) + len(free) + 1) // 2
+    sheet = Sheet(figsize=(WIDTH, 3.2 + 0.19 * 2 * rows))
+    axes = sheet.subplots()
+    axes.set_xscale("log")
+    log_axis(axes.xaxis)
+    for i, row in enumerate(records(free)):
+        axes.axhline(
+            row["regret"], color=INK, linewidth=1, alpha=0.6, linestyle=DASHES[i % 6], label=row["name"]
+        )
+        if i == 0 and np.isfinite(row["regret_low"]):
+            axes.axhspan(row["regret_low"], row["regret_high"], color=INK, alpha=0.07, linewidth=0)
+    axes.plot(
+        scores["seconds"], scores["regret"], ".", color=INK, alpha=0.3, ms=4, markeredgewidth=0,
+        label="first choices of scores",
+    )  # fmt: skip
+    for i, row in enumerate(records(named)):
+        ends = np.array([[row["regret"] - row["regret_low"]], [row["regret_high"] - row["regret"]]])
+        axes.errorbar(
+            row["seconds"], row["regret"], np.nan_to_num(ends), capsize=2, elinewidth=1, markersize=5,
+            label=row["name"], **look(i, "marker"), fillstyle="full" if i < 6 else "none", linestyle="none",
+        )  # fmt: skip
+    axes.set(xlabel="seconds a target (log scale)", ylabel="regret, accuracy points")
+    legend(axes, columns=1)
+
+    def said(row: Row) -> str:
+        ends = ""
+        if np.isfinite(row["regret_low"]):
+            ends = f" ({number(row['regret_low'], 1)} to {number(row['regret_high'], 1)} across runs)"
+        cost = f" at {duration(row['seconds'])} a target" if row["seconds"] > 0 else ", unmeasured,"
+        return f"{row['name']}{cost} loses {number(row['regret'], 1)} points{ends}"
+
+    every = [*records(free), *records(named)]
+    least = min(every, key=lambda row: row["regret"])
+    title = f"{where}, {goal}: {said(least)}, the least of all"
+    last = next((row for row in every if row["name"] == LAST), least)
+    title += f"; {said(last)}." if last is not least else "."
+    return finish(sheet, name, title, "; ".join(said(row) for row in every) + ".", note)
 
 
 def _marks(axes: Axes, free: dict[str, float], lines: dict[str, float], span: float, width: float) -> None:

@@ -1,4 +1,4 @@
-"""Which fine-tuning runs to distrust."""
+"""Which cells of the truth to distrust."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+EDGE = "the penalty is at an end of its grid, where the loss still falls"
+"""What ``truth.message`` says of such a cell."""
 FACTOR = 10.0
 """A median this many times below a run's deviation makes it an outlier."""
 FEWEST = 3

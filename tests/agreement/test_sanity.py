@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ckptbench.truth.sanity import outlying
+from ckptbench.agreement.sanity import outlying
 
 
 def table(**changes: float) -> pd.DataFrame:
