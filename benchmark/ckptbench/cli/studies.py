@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ckptbench.cli.options import Device, DeviceOption, Plugins, StorePath
-from ckptbench.cli.suites import PUBLISHED, Publish
+from ckptbench.cli import options as opt
 
 
 def study(
@@ -20,10 +18,10 @@ def study(
     epoch: Annotated[int | None, typer.Option("--epoch", help="the checkpoint; the last by default")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="repeats of what is random")] = 3,
     full: Annotated[bool, typer.Option("--full", help="the paper's own sizes")] = False,
-    store: StorePath = None,
-    device: DeviceOption = Device.auto,
-    plugins: Plugins = None,
-    publish: Publish = False,
+    store: opt.StorePath = None,
+    device: opt.Device = "auto",
+    plugins: opt.Plugins = None,
+    publish: opt.Publish = False,
 ) -> None:
     """Repeat a measurement of a paper: a table, a figure, and whether it agrees here.
 
@@ -38,18 +36,11 @@ def study(
 
     chosen = find_study(name)
     case = Case(
-        suite=load_suite(suite),
-        store=Store(store),
-        sources=tuple(source or ()),
-        targets=tuple(target or ()),
-        epoch=epoch,
-        seeds=seeds,
-        full=full,
-        device=device.value,
-        plugins=tuple(plugins or ()),
-    )
-    root = PUBLISHED if publish else local_root(case.store.root)
-    folder = Path(root) / case.suite.name / "studies" / name
+        suite=load_suite(suite), store=Store(store), sources=tuple(source or ()), targets=tuple(target or ()),
+        epoch=epoch, seeds=seeds, full=full, device=device, plugins=tuple(plugins or ()),
+    )  # fmt: skip
+    root = opt.PUBLISHED if publish else local_root(case.store.root)
+    folder = root / case.suite.name / "studies" / name
     outcome = write(chosen, case, folder, versions())
     print(outcome.figure.title)
     print(outcome.sentence)
