@@ -29,7 +29,7 @@ from ckptbench.base import guard
 from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
 from ckptbench.base.types import Checkpoint, Finding, Float
-from ckptbench.plugins import NEEDS, PluginSpec, selectors_of
+from ckptbench.plugins import NEEDS, PluginSpec, plugins_of
 from ckptbench.scores.candidate import Candidate, Ledger, SourceRows
 from ckptbench.scores.score import outside_bounds, view
 
@@ -50,7 +50,7 @@ def check_file(path: str | Path, plugins: Sequence[str] = ()) -> dict[str, list[
         with a name that is taken.
     """
     with guard.watch():
-        specs = selectors_of(path, plugins)
+        specs = plugins_of(path, ["selector"], plugins)
     return {spec.name: check(spec) for spec in specs}
 
 
