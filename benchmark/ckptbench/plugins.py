@@ -135,7 +135,7 @@ class PluginSpec:
     @property
     def plugin(self) -> type:
         """The class. Not kept in the spec, which crosses process boundaries: its module stays in memory."""
-        found: type = next(one for one in _classes(self.kind, self.where) if one.name == self.name)
+        found: type = _find_class(self.kind, self.where, self.name)
         return found
 
     def make(self) -> Any:
@@ -353,6 +353,10 @@ def _module(path: str) -> ModuleType:
 
 
 @cache
+def _find_class(kind: Kind, where: str, name: str) -> Any:
+    return next(plugin for plugin in _classes(kind, where) if plugin.name == name)
+
+
 def _classes(kind: Kind, where: str) -> list[Any]:
     """The plugins of a file or an entry point: a class, or those that a module itself defines."""
     if where.startswith("entry:"):
