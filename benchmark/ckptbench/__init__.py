@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from ckptbench.networks.architectures import last_linear as last_linear
     from ckptbench.networks.objective import Batch as Batch
     from ckptbench.networks.objective import Objective as Objective
+    from ckptbench.networks.training import augment as augment
+    from ckptbench.networks.training import to_input as to_input
+    from ckptbench.numerics.discriminant import lda_leave_one_out as lda_leave_one_out
     from ckptbench.numerics.kernels import arc_cosine as arc_cosine
     from ckptbench.numerics.kernels import centred_onehot as centred_onehot
     from ckptbench.numerics.kernels import kernel_weights as kernel_weights
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from ckptbench.ranking.answer import Ranking as Ranking
     from ckptbench.ranking.run import rank as rank
     from ckptbench.scores.candidate import Candidate as Candidate
+    from ckptbench.scores.candidate import SourceImages as SourceImages
     from ckptbench.scores.candidate import SourceRows as SourceRows
     from ckptbench.scores.score import score as score
     from ckptbench.suites import FE as FE
@@ -73,6 +77,8 @@ _MODULES = {
     "monitor": "Monitor",
     "networks.architectures": "last_linear",
     "networks.objective": "Batch Objective",
+    "networks.training": "augment to_input",
+    "numerics.discriminant": "lda_leave_one_out",
     "numerics.kernels": "arc_cosine centred_onehot kernel_weights label_complexity",
     "numerics.linear": "PENALTIES leave_one_out log_evidence ridge_predictions",
     "numerics.softmax": "fit_softmax",
@@ -81,7 +87,7 @@ _MODULES = {
     "plugins": "Extractor Reader Selector",
     "ranking.answer": "Ranking",
     "ranking.run": "rank",
-    "scores.candidate": "Candidate SourceRows",
+    "scores.candidate": "Candidate SourceImages SourceRows",
     "scores.score": "score",
     "suites": "FE",
     "truth.penalty": "FineTuning Penalty layer_outputs",

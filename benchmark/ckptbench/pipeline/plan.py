@@ -137,6 +137,7 @@ class Plan:
                 seed=derive_seed(self.suite.seed, self.targets[target].digest),
                 source_features=key(checkpoint, rows) if rows else None,
                 source_labels=rows.labels if rows else None,
+                source_data=source.spec.data if rows else None, normalisation=source.recipe.normalisation,
                 architecture=source.spec.architecture, plugins=self.options.plugins,
             )
             for checkpoint in source.checkpoints
