@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.made_up import SELECTORS
-from tiny import SUITE, run_suite, write_suite
+from helpers.tiny import SUITE, run_suite, write_suite
 from torch import nn
 
 from ckptbench.base.errors import InputError

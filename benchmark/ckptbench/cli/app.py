@@ -13,7 +13,7 @@ from ckptbench import __version__
 from ckptbench.base.errors import InputError
 from ckptbench.cli import plugins, suites
 from ckptbench.cli.rank import rank
-from ckptbench.cli.studies import study
+from ckptbench.cli.studies import interference, study
 
 
 class _Sentences(typer.core.TyperGroup):
@@ -67,8 +67,10 @@ def _options(
 app.command()(rank)
 for _stage, _help in suites.STAGES.items():
     app.command(_stage, help=_help)(suites.stage_command(_stage))
-for _command in (suites.leaderboard, suites.report, suites.methods, suites.compare, suites.judge, study):
+for _command in (suites.leaderboard, suites.report, suites.methods, suites.compare, suites.judge):
     app.command()(_command)
+app.command()(study)
+app.command()(interference)
 app.command("judge-selector")(plugins.judge_selector)
 app.command("list")(plugins.list_)
 app.command()(plugins.new)

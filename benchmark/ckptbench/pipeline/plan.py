@@ -26,7 +26,7 @@ from ckptbench.data.targets import Split, check_disjoint, sample
 from ckptbench.networks.architectures import find_architecture
 from ckptbench.networks.extract import Recipe
 from ckptbench.networks.hardware import pick_device
-from ckptbench.networks.pretrain import epochs_done, find_run, normalisation, trajectory
+from ckptbench.networks.runs import find_run, last_epoch, normalisation, trajectory
 from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.scores.tasks import SOURCE_ROWS, CandidateFiles
 from ckptbench.suites import FE, FT, Data, Source, Suite
@@ -65,13 +65,13 @@ class SourceRun:
         """How many epochs training still lacks; none of checkpoints that are brought."""
         if self.spec.checkpoints is not None or self.spec.epochs is None:
             return 0
-        return self.spec.epochs - epochs_done(self.folder)
+        return self.spec.epochs - last_epoch(self.folder)[0]
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
         """The checkpoints that the suite judges, in epoch order."""
         if self.epochs_left > 0:
-            done = epochs_done(self.folder)
+            done, _ = last_epoch(self.folder)
             state = f"trained up to epoch {done} of {self.spec.epochs}" if done >= 0 else "not trained yet"
             raise InputError(f"source run {self.name} is {state}: run ckptbench pretrain first")
         return trajectory(self.spec, self.folder)

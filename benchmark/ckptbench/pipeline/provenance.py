@@ -19,11 +19,10 @@ import pandas as pd
 
 from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
-from ckptbench.base.files import read_json, write_text
+from ckptbench.base.files import write_text
 from ckptbench.base.folders import commit
 from ckptbench.base.types import Array, Cell, Computed, Key, Provenance
-from ckptbench.networks.soundness import soundness
-from ckptbench.networks.weights import RUN_FILE
+from ckptbench.networks.runs import read_record, soundness
 from ckptbench.pipeline.feature_maps import feature_tables, map_tasks
 from ckptbench.pipeline.plan import Plan
 from ckptbench.pipeline.stages import fe_tasks, ft_tasks, probe_folds, score_tasks, tuning_folds
@@ -85,12 +84,11 @@ class _Collector:
 
     def _checkpoints(self) -> Iterator[Row]:
         for source in self.plan.sources:
-            path = source.folder / RUN_FILE  # which a folder of brought checkpoints may lack
-            record = read_json(path) if path.exists() else {}
+            record = read_record(source.folder)
             machine = record.get("key", {})
             trained = {row["epoch"]: row for row in record.get("checkpoints", ())}
             about = {name: machine.get(name, "") for name in ("instructions", "precision")}
-            about["sound"] = soundness(source.folder, source.spec) if record else ""
+            about["sound"] = soundness(record, source.spec)
             for c in source.checkpoints:
                 row = trained.get(c.epoch, {})
                 if row:

@@ -21,7 +21,8 @@ from ckptbench.base.tasks import CellTask
 from ckptbench.base.types import Cell
 from ckptbench.networks.extract import extract as extract_features
 from ckptbench.networks.hardware import machine, resolve_precision
-from ckptbench.networks.pretrain import RunTask, epochs_done, last_epoch
+from ckptbench.networks.pretrain import RunTask
+from ckptbench.networks.runs import last_epoch
 from ckptbench.pipeline.executor import Task, default_workers, run_tasks
 from ckptbench.pipeline.feature_maps import map_tasks
 from ckptbench.pipeline.plan import Plan
@@ -30,7 +31,7 @@ from ckptbench.plugins import PluginSpec
 from ckptbench.scores.tasks import ScoreTask, pair_tasks
 from ckptbench.suites import FT
 from ckptbench.truth.crossval import make_folds
-from ckptbench.truth.tasks import FETask, FTTask
+from ckptbench.truth.tasks import FETask, FTTask, Split
 from ckptbench.truth.validation import FT_FOLDS, ProbeFold, TuningFold, lengths
 
 Stage = Literal["pretrain", "extract", "score", "truth", "maps", "validate"]
@@ -139,10 +140,10 @@ def fe_tasks(plan: Plan) -> list[FETask]:
         for checkpoint in plan.judged(protocol, source, target):
             task = FETask(
                 store=plan.store.root, checkpoint=checkpoint, target=target, protocol=protocol,
-                train=key(checkpoint, data.train), train_labels=data.train.labels,
-                test=key(checkpoint, data.test), test_labels=data.test.labels,
-                pool=key(checkpoint, data.pool) if data.pool else None,
-                pool_labels=data.pool.labels if data.pool else None, n_classes=len(data.classes),
+                train=Split(key(checkpoint, data.train), data.train.labels),
+                test=Split(key(checkpoint, data.test), data.test.labels),
+                pool=Split(key(checkpoint, data.pool), data.pool.labels) if data.pool else None,
+                n_classes=len(data.classes),
             )  # fmt: skip
             found.append(task)
     return found
@@ -207,7 +208,7 @@ def tuning_folds(plan: Plan) -> list[TuningFold]:
 @contextlib.contextmanager
 def _followed(folders: dict[str, Path], advance: Advance) -> Iterator[None]:
     """Advance by the epochs that runs note in their folders, in whichever process they are trained."""
-    seen = {name: epochs_done(folder) for name, folder in folders.items()}
+    seen = {name: last_epoch(folder)[0] for name, folder in folders.items()}
     over = threading.Event()
 
     def follow() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ckptbench.base import guard
 from ckptbench.base.errors import InputError
-from ckptbench.base.types import Array, Checkpoint, Float
+from ckptbench.base.types import Array, Checkpoint, Float, locked
 from ckptbench.numerics.features import standardise
 from ckptbench.numerics.spectrum import Moments, Spectrum
 
@@ -48,15 +48,6 @@ class SourceImages:
     labels: NDArray[np.int64]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-
-def locked(array: Array) -> Array:
-    """The array itself, read-only from now on, and so is every array that it is a view of."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base.flags.writeable = False
-        base = base.base
-    return array
 
 
 class Ledger:
