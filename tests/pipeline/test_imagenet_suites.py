@@ -242,6 +242,6 @@ def test_without_an_archive_one_sentence_says_what_to_fetch(
     assert not (tmp_path / "store").exists(), "nothing should be computed before all is there"
     kind, _, short = name.partition(":")
     if kind == "archive":
-        assert ARCHIVES[short].files[0].address in sentence
+        assert ARCHIVES[short]["files"][0] in sentence
     else:
         assert re.search(r"cannot be downloaded from https?://\S+: .*no network", sentence)

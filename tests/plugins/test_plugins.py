@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import ckptbench
+from ckptbench import plugins
 from ckptbench.base.errors import InputError
+from ckptbench.base.folders import plugin_folders
 from ckptbench.plugins import load_plugins
 
 SELECTOR = """
@@ -255,3 +257,17 @@ def test_another_source_is_another_plugin(tmp_path: Path) -> None:
     changed = load_plugins("selector", [write(tmp_path / "sub", SELECTOR + "\n# changed\n", file="c.py")])
     assert first.digest == same.digest
     assert first.digest != changed["mine"].digest
+
+
+def test_extractors_of_the_tree_are_known_without_being_executed() -> None:
+    files = [str(path) for folder in plugin_folders("extractors") for path in sorted(folder.glob("*.py"))]
+    assert files
+    for file in files:
+        read = [name for name, _ in plugins._names("extractor", file)]
+        assert read == [plugin.name for plugin in plugins._classes("extractor", file)]
+    code = (
+        "import sys; from ckptbench.networks.architectures import find_architecture\n"
+        "from ckptbench.plugins import load_plugins\n"
+        "find_architecture('smallcnn', load_plugins('extractor')); sys.exit('torchvision' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

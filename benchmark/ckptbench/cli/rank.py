@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ckptbench.base.errors import InputError
-from ckptbench.cli.options import (
-    Device,
-    DeviceOption,
-    Goal,
-    Json,
-    Layer,
-    Plugins,
-    Precision,
-    PrecisionOption,
-    Quiet,
-    StorePath,
-    Workers,
-    print_frame,
-)
+from ckptbench.cli import options as opt
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Metric(StrEnum):
-    accuracy = "accuracy"
-    balanced = "balanced"
-    auroc = "auroc"
 
 
 def rank(
@@ -47,12 +27,14 @@ def rank(
             help="a folder of images per class, .csv or .tsv (path,label), .npz, or a set by name",
         ),
     ],
-    goal: Annotated[Goal, typer.Option("--for", help="frozen features (fe) or fine-tuning (ft)")] = Goal.fe,
+    goal: Annotated[opt.Goal, typer.Option("--for", help="frozen features (fe) or fine-tuning (ft)")] = "fe",
     budget: Annotated[
         str | None,
         typer.Option("--budget", help="for ft: time to spend on fine-tunings (10m, 2h), or '30 runs'"),
     ] = None,
-    metric: Annotated[Metric, typer.Option("--metric", help="what is measured")] = Metric.accuracy,
+    metric: Annotated[
+        Literal["accuracy", "balanced", "auroc"], typer.Option("--metric", help="what is measured")
+    ] = "accuracy",
     groups: Annotated[
         str | None,
         typer.Option("--groups", help="groups that no fold may split: a column, or a CSV file (path,group)"),
@@ -77,16 +59,16 @@ def rank(
     ] = False,
     top: Annotated[int, typer.Option("--top", min=1, help="how many checkpoints to print")] = 5,
     limit: Annotated[int, typer.Option("--limit", min=10, help="use at most this many examples")] = 2000,
-    store: StorePath = None,
-    device: DeviceOption = Device.auto,
-    workers: Workers = None,
-    precision: PrecisionOption = Precision.fp32,
-    plugins: Plugins = None,
-    layer: Layer = None,
-    json_: Json = False,
+    store: opt.StorePath = None,
+    device: opt.Device = "auto",
+    workers: opt.Workers = None,
+    precision: opt.Precision = "fp32",
+    plugins: opt.Plugins = None,
+    layer: opt.Layer = None,
+    json_: opt.Json = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="write the whole table here")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="write a page with the answer here")] = None,
-    quiet: Quiet = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Say which checkpoint to take to your data, measured on your data, and how surely."""
     from ckptbench.base.files import write_text
@@ -98,9 +80,9 @@ def rank(
         checkpoints[0] if len(checkpoints) == 1 else checkpoints,
         arch,
         data,
-        goal=goal.value,
+        goal=goal,
         budget=budget,
-        metric=metric.value,
+        metric=metric,
         groups=groups,
         plugins=plugins or (),
         layer=layer,
@@ -110,8 +92,8 @@ def rank(
         prefix=prefix,
         pattern=pattern,
         strict=strict,
-        device=device.value,
-        precision=precision.value,
+        device=device,
+        precision=precision,
         store=store,
         workers=workers,
         limit=limit,
@@ -132,7 +114,7 @@ def rank(
         print("\n" + terminal_chart(known["epoch"].to_numpy(), 100 * known["measured"].to_numpy()))
     if len(known):
         print()
-        print_frame(_shown(ranking.table).head(top), False)
+        opt.print_frame(_shown(ranking.table).head(top), False)
     print("\nUsed")
     for heading, sentence in ranking.used.items():
         print(f"  {heading}: {sentence}")

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ckptbench.cli.options import Device, DeviceOption, Json, Plugins, StorePath, print_frame
-from ckptbench.cli.suites import PUBLISHED, Publish
+from ckptbench.cli import options as opt
 
 
 def study(
@@ -26,10 +25,10 @@ def study(
     texts: Annotated[
         str, typer.Option("--texts", help="bert: a folder of TASK/train.csv and dev.csv; else the hub")
     ] = "",
-    store: StorePath = None,
-    device: DeviceOption = Device.auto,
-    plugins: Plugins = None,
-    publish: Publish = False,
+    store: opt.StorePath = None,
+    device: opt.Device = "auto",
+    plugins: opt.Plugins = None,
+    publish: opt.Publish = False,
 ) -> None:
     """Repeat a measurement of a paper: a table, a figure, and whether it agrees here.
 
@@ -44,20 +43,12 @@ def study(
 
     chosen = find_study(name)
     case = Case(
-        suite=load_suite(suite),
-        store=Store(store),
-        sources=tuple(source or ()),
-        targets=tuple(target or ()),
-        epoch=epoch,
-        seeds=seeds,
-        full=full,
-        weights=weights,
-        texts=texts,
-        device=device.value,
+        suite=load_suite(suite), store=Store(store), sources=tuple(source or ()), targets=tuple(target or ()),
+        epoch=epoch, seeds=seeds, full=full, weights=weights, texts=texts, device=device,
         plugins=tuple(plugins or ()),
-    )
-    root = PUBLISHED if publish else local_root(case.store.root)
-    folder = Path(root) / case.suite.name / "studies" / name
+    )  # fmt: skip
+    root = opt.PUBLISHED if publish else local_root(case.store.root)
+    folder = root / case.suite.name / "studies" / name
     outcome = write(chosen, case, folder, versions())
     print(outcome.figure.title)
     print(outcome.sentence)
@@ -70,10 +61,10 @@ def interference(
     source: Annotated[str | None, typer.Option("--source", help="a source run; the first by default")] = None,
     target: Annotated[str | None, typer.Option("--target", help="a target; the first by default")] = None,
     epoch: Annotated[int | None, typer.Option("--epoch", help="the checkpoint; the last by default")] = None,
-    store: StorePath = None,
-    device: DeviceOption = Device.auto,
-    plugins: Plugins = None,
-    json: Json = False,
+    store: opt.StorePath = None,
+    device: opt.Device = "auto",
+    plugins: opt.Plugins = None,
+    json: opt.Json = False,
 ) -> None:
     """Which images of a folder show source classes that linger in a fine-tuned network.
 
@@ -90,7 +81,7 @@ def interference(
         sources=(source,) if source else (),
         targets=(target,) if target else (),
         epoch=epoch,
-        device=device.value,
+        device=device,
         plugins=tuple(plugins or ()),
     )
-    print_frame(check_folder(case, folder), json)
+    opt.print_frame(check_folder(case, folder), json)

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -41,20 +42,12 @@ SHOWN = 5  # failures named on the terminal; the tables name all
 
 
 def run(plan: Plan, upto: Stage = "maps", reporter: Reporter | None = None) -> int:
-    """Every stage up to one, each computing what the store lacks; returns how many cells failed.
-
-    Raises
-    ------
-    InputError
-        If what a stage needs is missing or damaged.
-    """
+    """Every stage up to one, each computing what the store lacks; returns how many cells failed."""
     reporter = reporter or Reporter(quiet=True)
     failed = 0
     for stage in ASIDE if upto == "validate" else STAGES[: STAGES.index(upto) + 1]:
-        if stage == "pretrain":
-            pretrain(plan, reporter)
-        elif stage == "extract":
-            extract(plan, reporter)
+        if stage in ("pretrain", "extract"):
+            {"pretrain": pretrain, "extract": extract}[stage](plan, reporter)
         elif stage == "truth":
             failed += run_cells(plan, "FE truth", fe_tasks(plan), "cpu", reporter)
             failed += run_cells(plan, "FT truth", ft_tasks(plan), str(plan.device), reporter)
@@ -103,16 +96,10 @@ def extract(plan: Plan, reporter: Reporter) -> None:
     """Features of every checkpoint on every split."""
     for source in plan.sources:
         for target, split, examples in plan.splits(source):
-            missing = [
-                checkpoint
-                for checkpoint in source.checkpoints
-                if not plan.store.has_features(source.recipe.key(checkpoint, examples))
-            ]
-            with reporter.stage("extract", len(missing) * len(examples)) as advance:
-
-                def forward(done: int, advance: Advance = advance, note: str = f"{target} {split}") -> None:
-                    advance(done, note)
-
+            keys = [source.recipe.key(checkpoint, examples) for checkpoint in source.checkpoints]
+            missing = sum(not plan.store.has_features(key) for key in keys)
+            with reporter.stage("extract", missing * len(examples)) as advance:
+                forward = partial(advance, note=f"{target} {split}")
                 extract_features(source.checkpoints, examples, source.recipe, plan.store, forward)
 
 
@@ -151,18 +138,14 @@ def fe_tasks(plan: Plan) -> list[FETask]:
     for protocol, (source, target) in itertools.product(protocols, plan.pairs):
         data, key = plan.targets[target], source.recipe.key
         for checkpoint in plan.judged(protocol, source, target):
-            found.append(
-                FETask(
-                    store=plan.store.root,
-                    checkpoint=checkpoint,
-                    target=target,
-                    protocol=protocol,
-                    train=Split(key(checkpoint, data.train), data.train.labels),
-                    test=Split(key(checkpoint, data.test), data.test.labels),
-                    pool=Split(key(checkpoint, data.pool), data.pool.labels) if data.pool else None,
-                    n_classes=len(data.classes),
-                )
-            )
+            task = FETask(
+                store=plan.store.root, checkpoint=checkpoint, target=target, protocol=protocol,
+                train=Split(key(checkpoint, data.train), data.train.labels),
+                test=Split(key(checkpoint, data.test), data.test.labels),
+                pool=Split(key(checkpoint, data.pool), data.pool.labels) if data.pool else None,
+                n_classes=len(data.classes),
+            )  # fmt: skip
+            found.append(task)
     return found
 
 
@@ -186,46 +169,29 @@ def _tunings(
     for seed, (source, target) in itertools.product(range(seeds), plan.pairs):
         for checkpoint in plan.judged(protocol, source, target):
             yield kind(
-                store=plan.store.root,
-                checkpoint=checkpoint,
-                target=target,
-                protocol=protocol,
-                penalties=penalties,
-                data=data[target],
-                data_digest=plan.targets[target].digest,
-                seed=seed,
-                architecture=source.spec.architecture,
+                store=plan.store.root, checkpoint=checkpoint, target=target, protocol=protocol,
+                penalties=penalties, data=data[target], data_digest=plan.targets[target].digest, seed=seed,
+                architecture=source.spec.architecture, layer=plan.options.layer,
                 extractor=source.recipe.architecture.extractor_digest,
-                layer=plan.options.layer,
-                normalisation=source.recipe.normalisation,
-                device=str(plan.device),
-                facts=facts,
-                plugins=plan.options.plugins,
-                compile=plan.options.compile,
+                normalisation=source.recipe.normalisation, device=str(plan.device), facts=facts,
+                plugins=plan.options.plugins, compile=plan.options.compile,
                 after=tuple(fe for fe in plan.suite.fe if fe.after == protocol.name),
-            )
+            )  # fmt: skip
 
 
 def probe_folds(plan: Plan) -> list[ProbeFold]:
     """One repeat of the cross-validated probe, at the checkpoints of the suite's first FE protocol."""
     found = []
     for protocol, (source, target) in itertools.product(plan.suite.fe[:1], plan.pairs):
-        data = plan.targets[target]
-        folds = make_folds(data.train.labels, None, data.digest, repeats=1)
+        train, classes = plan.targets[target].train, plan.targets[target].classes
+        folds = make_folds(train.labels, None, plan.targets[target].digest, repeats=1)
         for checkpoint in plan.judged(protocol, source, target):
-            found.append(
-                ProbeFold(
-                    store=plan.store.root,
-                    checkpoint=checkpoint,
-                    target=target,
-                    label=f"{source.name} epoch {checkpoint.epoch} on {target}",
-                    features=source.recipe.key(checkpoint, data.train),
-                    labels=data.train.labels,
-                    n_classes=len(data.classes),
-                    folds=folds,
-                    metric="accuracy",
-                )
-            )
+            task = ProbeFold(
+                store=plan.store.root, checkpoint=checkpoint, target=target, n_classes=len(classes),
+                label=f"{source.name} epoch {checkpoint.epoch} on {target}", labels=train.labels,
+                features=source.recipe.key(checkpoint, train), folds=folds, metric="accuracy",
+            )  # fmt: skip
+            found.append(task)
     return found
 
 
