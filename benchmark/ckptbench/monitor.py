@@ -22,9 +22,11 @@ from ckptbench.base.store import Store
 from ckptbench.base.types import Checkpoint, Examples, Key, Preprocessing
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking
-from ckptbench.ranking.examples import Labelled, draw, read_source
-from ckptbench.ranking.probe import Metric
-from ckptbench.ranking.run import Measured, Normalisation, prepared, probe_all, used_data, used_images
+from ckptbench.ranking.examples import Labelled, draw
+from ckptbench.ranking.given import prepared, used_data, used_images
+from ckptbench.ranking.measure import Measured, probe_all, probe_cells
+from ckptbench.ranking.options import Metric, Normalisation
+from ckptbench.ranking.reading import read_source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -117,8 +119,9 @@ class Monitor:
         """
         from ckptbench.networks.architectures import Architecture
         from ckptbench.networks.extract import Recipe, extract_networks
+        from ckptbench.networks.layouts import tensors_digest
         from ckptbench.networks.training import evaluating
-        from ckptbench.ranking.checkpoints import Given, tensors_digest
+        from ckptbench.ranking.checkpoints import Given
 
         if any(one.epoch == epoch for one in self._checkpoints):
             raise InputError(f"epoch {epoch} was measured before")
@@ -224,8 +227,6 @@ class Monitor:
         }
 
     def _probed(self, name: str, checkpoints: list[Checkpoint], keys: list[Key]) -> float:
-        from ckptbench.ranking.run import probe_cells
-
         labelled = self._targets[name]
         measured = Measured(
             store=self.store, checkpoints=checkpoints, keys=keys, labelled=labelled, used={}, notes=[]

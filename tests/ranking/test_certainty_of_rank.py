@@ -8,7 +8,7 @@ import numpy as np
 
 from ckptbench import rank
 from ckptbench.agreement.certainty import guessing_p
-from ckptbench.ranking.answer import FIRST_LOOK, GUESSING
+from ckptbench.ranking.verdict import FIRST_LOOK, GUESSING
 
 
 def claimed(features: list[np.ndarray], labels: np.ndarray) -> bool:

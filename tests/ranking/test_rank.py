@@ -79,7 +79,9 @@ def test_a_second_call_reads_no_checkpoint_and_fits_nothing(folder, monkeypatch)
     for name in ("networks.extract._network", "networks.weights.file_digest", "networks.layouts.read_file"):
         monkeypatch.setattr(f"ckptbench.{name}", lambda *_: pytest.fail("a checkpoint was read"))
     monkeypatch.setattr("ckptbench.ranking.probe.out_of_fold", lambda *_: pytest.fail("fitted"))
-    monkeypatch.setattr("ckptbench.ranking.run.guessing_p", lambda *_, **__: pytest.fail("permuted"))
+    monkeypatch.setattr("ckptbench.ranking.measure.guessing_p", lambda *_, **__: pytest.fail("permuted"))
+    pd.testing.assert_frame_equal(ranked(folder).table, first.table)
+    monkeypatch.setattr("ckptbench.ranking.remembered.version", lambda _: "another")
     pd.testing.assert_frame_equal(ranked(folder).table, first.table)
 
 
@@ -159,7 +161,7 @@ def test_outputs(folder, tmp_path):
     [
         ({"goal": "both"}, "goal is 'both'"),
         ({"metric": "f1"}, "metric is 'f1'"),
-        ({"budget": "10m"}, "a budget is for fine-tuning"),
+        ({"budget": "10 runs"}, "a budget in runs is for fine-tuning"),
         ({"size": 2}, "size is 2"),
         ({"limit": 3}, "limit is 3"),
         ({"normalise": ([0.5], [0.2])}, "three means"),

@@ -27,11 +27,21 @@ from ckptbench.cli.options import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ckptbench.ranking.answer import Ranking
+
+
+class Task(StrEnum):
+    classification = "classification"
+    multilabel = "multilabel"
+    regression = "regression"
+
 
 class Metric(StrEnum):
     accuracy = "accuracy"
     balanced = "balanced"
     auroc = "auroc"
+    map = "map"
+    r2 = "r2"
 
 
 def rank(
@@ -44,15 +54,26 @@ def rank(
         str,
         typer.Option(
             "--data",
-            help="a folder of images per class, .csv or .tsv (path,label), .npz, or a set by name",
+            help="a folder of images per class, .csv or .tsv (path,label or text,label), .npz, a folder of "
+            "Hugging Face's datasets, or a set by name",
         ),
     ],
     goal: Annotated[Goal, typer.Option("--for", help="frozen features (fe) or fine-tuning (ft)")] = Goal.fe,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="for ft: time to spend on fine-tunings (10m, 2h), or '30 runs'"),
+        typer.Option("--budget", help="time for probes or fine-tunings (10m, 2h), or for ft '30 runs'"),
     ] = None,
-    metric: Annotated[Metric, typer.Option("--metric", help="what is measured")] = Metric.accuracy,
+    task: Annotated[
+        Task, typer.Option("--task", help="one class an example, labels with ; between, or numbers")
+    ] = Task.classification,
+    metric: Annotated[
+        Metric | None,
+        typer.Option(
+            "--metric",
+            help="accuracy, balanced or auroc; of labels map or auroc, of numbers r2",
+            show_default=False,
+        ),
+    ] = None,
     groups: Annotated[
         str | None,
         typer.Option("--groups", help="groups that no fold may split: a column, or a CSV file (path,group)"),
@@ -90,7 +111,6 @@ def rank(
 ) -> None:
     """Say which checkpoint to take to your data, measured on your data, and how surely."""
     from ckptbench.base.files import write_text
-    from ckptbench.pages.terminal import terminal_chart
     from ckptbench.pipeline.progress import Reporter
     from ckptbench.ranking.run import rank as rank_checkpoints
 
@@ -100,7 +120,8 @@ def rank(
         data,
         goal=goal.value,
         budget=budget,
-        metric=metric.value,
+        task=task.value,
+        metric=None if metric is None else metric.value,
         groups=groups,
         plugins=plugins or (),
         layer=layer,
@@ -124,6 +145,13 @@ def rank(
     if json_:
         print(ranking.to_json())
         return
+    _print(ranking, top)
+
+
+def _print(ranking: Ranking, top: int) -> None:
+    """The answer, a chart of what was measured, the first rows of the table, and what it rests on."""
+    from ckptbench.pages.terminal import terminal_chart
+
     for heading, sentence in ranking.verdict.items():
         print(f"{heading}: {sentence}")
     in_time = ranking.table.sort_values("epoch")

@@ -204,7 +204,9 @@ def _extract_group(
         kept = time.monotonic()
         for start, images in _batches(examples, first):
             before = time.perf_counter()
-            batch = to_input(torch.from_numpy(images).to(device), mean, std)
+            batch = torch.from_numpy(images).to(device)
+            if batch.dtype == torch.uint8:  # not token numbers
+                batch = to_input(batch, mean, std)
             shared = (time.perf_counter() - before) / len(group)
             for position, member in enumerate(group):
                 if position in diverged:

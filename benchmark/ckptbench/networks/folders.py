@@ -7,14 +7,14 @@ number that differs from file to file, else the order of the names.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
-from ckptbench.networks.layouts import facts_of, read_file, state_dicts, weight_files
+from ckptbench.networks.layouts import facts_of, read_file, state_dicts, tensors_digest, weight_files
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 # What trainers leave beside the weights.
@@ -38,14 +38,30 @@ class Entry:
     epoch: int
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: a digest of its tensors, and the epoch and step that it says it is of."""
+
+    digest: str
+    facts: dict[str, int]
+
+
+def content_of(path: Path) -> Content:
+    content = read_file(path)
+    return Content(_digest(content), facts_of(content))
+
+
 def find_checkpoints(
-    where: Path | Sequence[Path], pattern: str | None = None
+    where: Path | Sequence[Path],
+    pattern: str | None = None,
+    read: Callable[[Path], Content] = content_of,
 ) -> tuple[list[Entry], list[str]]:
     """The checkpoints of a folder (or a file, or a list of them) in epoch order.
 
     Parameters
     ----------
     pattern : a regular expression whose group finds the epoch in a name
+    read : what a file holds, where its name does not say it; a caller may remember that
 
     Returns
     -------
@@ -67,9 +83,9 @@ def find_checkpoints(
     proper = [path for path in paths if path not in aliases]
     if not proper:
         proper, aliases = paths, []
-    entries, notes = _numbered(proper)
+    entries, notes = _numbered(proper, read)
     for path in aliases:
-        entry, note = _matched_alias(path, entries)
+        entry, note = _matched_alias(path, entries, read)
         entries += [entry] if entry else []
         notes += [note] if note else []
     return _distinct(entries), notes
@@ -114,13 +130,13 @@ def _matched(pattern: str, path: Path) -> int:
         raise InputError(f"{pattern!r} is no regular expression: {error}") from None
 
 
-def _numbered(paths: list[Path]) -> tuple[list[Entry], list[str]]:
+def _numbered(paths: list[Path], read: Callable[[Path], Content]) -> tuple[list[Entry], list[str]]:
     for what in ("epoch", "step"):
         numbers = [number_of(path.stem, what) for path in paths]
         if None not in numbers:
             return [Entry(path, n) for path, n in zip(paths, numbers, strict=True) if n is not None], []
         if any(n is not None for n in numbers):
-            return _with_content(paths, numbers, what)
+            return _with_content(paths, numbers, what, read)
     tokens = [_NUMBER.findall(path.stem) for path in paths]
     if len({len(own) for own in tokens}) == 1:
         for column in zip(*tokens, strict=True):
@@ -129,11 +145,13 @@ def _numbered(paths: list[Path]) -> tuple[list[Entry], list[str]]:
     return [Entry(path, n) for n, path in enumerate(paths)], []
 
 
-def _with_content(paths: list[Path], numbers: list[int | None], what: str) -> tuple[list[Entry], list[str]]:
+def _with_content(
+    paths: list[Path], numbers: list[int | None], what: str, read: Callable[[Path], Content]
+) -> tuple[list[Entry], list[str]]:
     """Names without a number among names with one: what the file itself says, else it is left out."""
     entries, notes = [], []
     for path, number in zip(paths, numbers, strict=True):
-        own = number if number is not None else facts_of(read_file(path)).get(what)
+        own = number if number is not None else read(path).facts.get(what)
         if own is None:
             notes.append(f"{path.name} has no {what} in its name nor in it, as others there do: left out")
         else:
@@ -141,17 +159,22 @@ def _with_content(paths: list[Path], numbers: list[int | None], what: str) -> tu
     return entries, notes
 
 
-def _matched_alias(path: Path, entries: list[Entry]) -> tuple[Entry | None, str]:
+def _matched_alias(
+    path: Path, entries: list[Entry], read: Callable[[Path], Content]
+) -> tuple[Entry | None, str]:
     """A ``last`` or ``best`` file: the copy of another, or of the epoch that it says."""
     try:
-        content = read_file(path)
+        content = read(path)
     except InputError as error:
         return None, f"{error}: left out"
-    weights = _digest(content)
     for entry in entries:
-        if _digest(read_file(entry.path)) == weights:
+        try:
+            same = read(entry.path).digest == content.digest
+        except InputError:  # said where it is loaded
+            continue
+        if same:
             return None, f"{path.name} holds the weights of epoch {entry.epoch}"
-    epoch = facts_of(content).get("epoch")
+    epoch = content.facts.get("epoch")
     if epoch is None:
         return None, f"{path.name} does not say its epoch and equals no other: left out"
     if epoch in {entry.epoch for entry in entries}:
@@ -161,14 +184,7 @@ def _matched_alias(path: Path, entries: list[Entry]) -> tuple[Entry | None, str]
 
 def _digest(content: object) -> str:
     """Of all tensors in a file by name, whatever else it holds."""
-    found = hashlib.sha256()
-    for path, state in state_dicts(content):
-        for name in sorted(state):
-            tensor = state[name].detach().cpu().contiguous().flatten()
-            found.update(f"{path} {name} {tensor.dtype}".encode())
-            found.update(tensor.view(-1).numpy(force=True).tobytes() if tensor.dtype.is_floating_point
-                         and tensor.element_size() > 2 else str(tensor.tolist()).encode())  # fmt: skip
-    return found.hexdigest()
+    return digest([[path, tensors_digest(state)] for path, state in state_dicts(content)])
 
 
 def _distinct(entries: list[Entry]) -> list[Entry]:

@@ -14,7 +14,7 @@ from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.files import read_json
 from ckptbench.base.types import Checkpoint
-from ckptbench.networks.folders import find_checkpoints
+from ckptbench.networks.folders import Content, content_of, find_checkpoints
 from ckptbench.networks.layouts import weight_files
 
 RUN_FILE = "run.json"
@@ -35,6 +35,7 @@ def read_run(
     name: str | None = None,
     pattern: str | None = None,
     digest_of: Callable[[Path], str] = file_digest,
+    read: Callable[[Path], Content] = content_of,
 ) -> tuple[list[Checkpoint], list[str]]:
     """The trajectory in a folder, in epoch order, and a sentence on each file that was left out.
 
@@ -44,7 +45,7 @@ def read_run(
     ----------
     where : a folder of checkpoints, one file, or files in the order of time
     pattern : a regular expression whose group finds the epoch in a file's name
-    digest_of : of a file's bytes; a caller may remember them
+    digest_of, read : of a file's bytes, and what it holds; a caller may remember them
 
     Raises
     ------
@@ -62,7 +63,7 @@ def read_run(
                 f"checkpoint {folder / gone[0]} is gone, which {record} names: restore it, or delete its "
                 "folder to train the run again"
             )
-    entries, notes = find_checkpoints(where, pattern)
+    entries, notes = find_checkpoints(where, pattern, read)
     run = name or folder.resolve().name
     trajectory = []
     for entry in entries:
