@@ -25,7 +25,7 @@ from ckptbench.ranking.answer import Ranking
 from ckptbench.ranking.examples import Labelled, draw
 from ckptbench.ranking.given import prepared, used_data, used_images
 from ckptbench.ranking.measure import Measured, probe_all, probe_cells
-from ckptbench.ranking.options import Metric, Normalisation
+from ckptbench.ranking.options import CHEAP_SCORE, Metric, Normalisation, Options
 from ckptbench.ranking.reading import read_source
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class Monitor:
     ----------
     target : labelled data as ``rank`` takes them, or name -> data for several
     size, normalise : of the images, in pixels, and (mean, deviation) of each channel, as in training
-    scores : selectors to log at every epoch; the first decides which checkpoints are kept
+    task, metric : of the labels, and what the probe measures, as for ``rank``
+    scores : selectors to log at every epoch; the first decides which checkpoints are kept.
+        By default leave-one-out ridge regression
     probe : log the cross-validated probe at every so many epochs, 0 for never
     keep : how many checkpoints, the best for the first target, are kept in ``folder`` beside the last
     log : called with name -> value and the epoch; a callback logs through its trainer
@@ -73,26 +75,31 @@ class Monitor:
         *,
         size: int = 224,
         normalise: Normalisation | None = None,
-        scores: Sequence[str] = ("ridge-loo",),
+        task: str = "classification",
+        scores: Sequence[str] | None = None,
         probe: int = 0,
         keep: int = 0,
         folder: str | Path | None = None,
         log: Log | None = None,
         layer: str | None = None,
         part: str = "",
-        metric: Metric = "accuracy",
+        metric: Metric | None = None,
         limit: int = LIMIT,
         store: str | Path | None = None,
         plugins: Sequence[str] = (),
     ) -> None:
         if keep and folder is None:
             raise InputError("say in which folder to keep checkpoints, as in folder='best'")
-        if isinstance(scores, str):
+        options = Options(goal="fe", task=task, metric=metric, plugins=plugins, limit=limit).checked()  # type: ignore[arg-type]
+        if scores is None:
+            scores = (CHEAP_SCORE[options.task],)
+        elif isinstance(scores, str):
             scores = (scores,)
         if not scores:
             raise InputError("name at least one score, as in scores=['ridge-loo']")
         self.store, self.log, self._layer, self._part = Store(store), log, layer, part
-        self._scores, self._probe, self._metric, self._plugins = tuple(scores), probe, metric, tuple(plugins)
+        self._scores, self._probe, self._metric = tuple(scores), probe, options.measure
+        self._plugins = options.plugins
         self._keep, self._folder = keep, None if folder is None else Path(folder)
         self._checkpoints: list[Checkpoint] = []
         self._kept: dict[int, float] = {}
@@ -101,7 +108,7 @@ class Monitor:
         self._held: dict[str, _Held] = {}
         self._picture = Preprocessing()
         for name, data in (target if isinstance(target, Mapping) else {"target": target}).items():
-            source = read_source(data, None, plugins)
+            source = read_source(data, None, options.plugins, options.task)
             self._picture = prepared(Preprocessing(), size, normalise, source.options)
             scaling = {"size": size, "crop": self._picture.crop}
             labelled = draw(source, source.options.model_copy(update=scaling), limit)

@@ -24,7 +24,7 @@ from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking, epochs_in_words
 from ckptbench.ranking.examples import Labelled, Tokens, draw, of_labels
 from ckptbench.ranking.given import given_matrices, prepared, store_features, used_data, used_images
-from ckptbench.ranking.options import Metric, Options, is_path, parse_budget
+from ckptbench.ranking.options import CHEAP_SCORE, Metric, Options, is_path, parse_budget
 from ckptbench.ranking.probe import ProbeTask, make_folds, read_contributions
 from ckptbench.ranking.reading import read_source
 from ckptbench.ranking.verdict import FIRST_LOOK, Screen, probed
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 SMALL = 2e9  # rows x features x classes x checkpoints below which no worker is started
 TINY = 10  # examples of a class below which a warning is due
-SCREEN = "ridge-loo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,11 +213,12 @@ def _screened(
     if fit >= count:
         return measured, None
     labels, scores = measured.labelled.labels, np.empty(count)
+    selector = CHEAP_SCORE[measured.labelled.task]
     with reporter.stage("score", count) as advance:
         for place, key in enumerate(measured.keys):
             features = measured.store.read_features(key, verify=False)
             assert features is not None
-            scores[place] = score(SCREEN, features, labels)
+            scores[place] = score(selector, features, labels)
             advance(1)
     places = np.union1d(np.argsort(-scores[:-1], kind="stable")[: fit - 1], [count - 1])
     some = replace(
@@ -226,7 +226,7 @@ def _screened(
         checkpoints=[measured.checkpoints[place] for place in places],
         keys=[measured.keys[place] for place in places],
     )
-    return some, Screen(SCREEN, measured.checkpoints, scores)
+    return some, Screen(selector, measured.checkpoints, scores)
 
 
 def probe_cells(measured: Measured, metric: Metric, workers: int | None, reporter: Reporter) -> list[Cell]:

@@ -169,11 +169,7 @@ def contributions(predicted: Float, labels: Array, metric: Metric) -> Float:
     labels : N classes, or N x K
     """
     if labels.ndim == 2:
-        of_column: Callable[[Float, Array], Float] = {
-            "map": _average_precision,
-            "auroc": _auroc,
-            "r2": _explained,
-        }[metric]
+        of_column = COLUMN_METRICS[metric]
         truth = labels if metric == "r2" else labels > 0
         parts = [of_column(p[:, k], truth[:, k]) for p in predicted for k in range(labels.shape[1])]
         return np.asarray(np.mean(parts, axis=0))

@@ -74,7 +74,8 @@ def _data_marks(text: str) -> list[Mark]:
     name = text.partition("?")[0]
     path = Path(name).expanduser()
     if path.exists():
-        return [*marks(path), *(_marks_of_table(path) if path.suffix in (".csv", ".tsv") else ())]
+        is_table = path.suffix in (".csv", ".tsv") and path.is_file()  # not a pipe
+        return [*marks(path), *(_marks_of_table(path) if is_table else ())]
     from ckptbench.data.raw import data_root
 
     reader, _, rest = name.partition(":")
