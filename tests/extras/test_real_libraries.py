@@ -149,8 +149,8 @@ def test_texts_of_a_trainer_run(tmp_path: Path) -> None:
     found = rank(tmp_path / "run", "hf-text", tmp_path / "a.csv", store=tmp_path / "store", workers=1)
     check(found, [2, 4])
     assert found.used["images"] == "none: texts of at most 5 tokens"
-    with pytest.raises(InputError, match="the data are images, and hf-text.* takes texts"):
-        images = np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1]
+    images = np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1]
+    with pytest.raises(InputError, match=r"the data are images, and hf-text.* takes texts"):
         rank(tmp_path / "run", "hf-text", images, store=tmp_path / "store", workers=1)
 
 

@@ -184,6 +184,13 @@ def test_what_does_not_fit_is_a_sentence(folder, options, sentence):
         ranked(folder, **options)
 
 
+def test_a_size_that_the_network_does_not_take_is_a_sentence(pictures, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4), torch.nn.Linear(4, 2))
+    assert len(rank([network], None, pictures, size=8, store=tmp_path).table) == 1
+    with pytest.raises(InputError, match=r"does not take inputs of 3 x 16 x 16 \(.*images of another size"):
+        rank([network], None, pictures, size=16, store=tmp_path)
+
+
 def test_features_are_checked():
     good = np.random.default_rng(0).normal(size=(20, 3))
     labels = np.arange(20) % 2

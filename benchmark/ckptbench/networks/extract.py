@@ -308,6 +308,15 @@ def _penultimate(network: nn.Module, batch: Tensor, layer: str) -> Tensor:
     )
     try:
         network(batch)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        shape = " x ".join(map(str, batch.shape[1:]))
+        raise InputError(
+            f"{type(network).__name__} does not take inputs of {shape} ({lines[0]}): images of another size "
+            "may fit"
+        ) from None
     finally:
         handle.remove()
     if not caught:
