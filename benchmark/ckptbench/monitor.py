@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from ckptbench.base.errors import InputError
 from ckptbench.base.files import atomic, make_folder
 from ckptbench.base.store import Store
-from ckptbench.base.types import Checkpoint, Examples, Key, Preprocessing
+from ckptbench.base.types import Checkpoint, Examples, Key, Metric, Preprocessing
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking
 from ckptbench.ranking.examples import Labelled, draw
 from ckptbench.ranking.given import prepared, used_data, used_images
 from ckptbench.ranking.measure import Measured, probe_all, probe_cells
-from ckptbench.ranking.options import CHEAP_SCORE, Metric, Normalisation, Options
+from ckptbench.ranking.options import CHEAP_SCORE, Normalisation, Options
 from ckptbench.ranking.reading import read_source
 
 if TYPE_CHECKING:

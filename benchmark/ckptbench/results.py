@@ -33,6 +33,7 @@ COLUMNS = {
     "scores": "source target epoch selector repeat score status message seconds origin",
     "truth": "source target protocol goal epoch seed accuracy balanced_accuracy status message "
     "seconds device deviation penalty test_examples row",
+    "validation": "source target protocol goal epoch fold accuracy status message seconds device",
     "checkpoints": "source epoch digest architecture source_accuracy train_loss train_accuracy sound "
     "instructions precision",
     "extraction": "source target split epoch examples seconds bytes",
@@ -42,6 +43,7 @@ COLUMNS = {
 KEYS = {
     "scores": ["source", "target", "epoch", "selector", "repeat"],
     "truth": ["source", "target", "protocol", "goal", "epoch", "seed"],
+    "validation": ["source", "target", "protocol", "epoch", "fold"],
     "checkpoints": ["source", "epoch"],
     "extraction": ["source", "target", "split", "epoch"],
     "spectra": ["source", "target", "epoch", "index"],
@@ -51,8 +53,8 @@ TEXT = {
     "origin", "digest", "architecture", "sound", "instructions", "precision", "split", "after", "label",
     "problem", "left_out",
 }  # fmt: skip
-WHOLE = {"epoch", "repeat", "seed", "row", "index"}
-OPTIONAL = ("spectra", "embedding")
+WHOLE = {"epoch", "repeat", "seed", "fold", "row", "index"}
+OPTIONAL = ("validation", "spectra", "embedding")
 MANIFEST = "manifest.json"
 
 
@@ -62,8 +64,9 @@ class Results:
 
     ``truth.accuracy`` is a fraction, ``sound`` in ``checkpoints`` says what is wrong with the source run
     (empty: nothing), ``correct`` maps "source|target" to packed correctness of the test examples, rows x
-    ceil(T/8), indexed by ``truth.row`` (-1 where none was kept). ``spectra`` and ``embedding`` draw the
-    features and may be missing.
+    ceil(T/8), indexed by ``truth.row`` (-1 where none was kept). ``validation`` is what procedures may read:
+    accuracies on folds of the train split. ``spectra`` and ``embedding`` draw the features. All three may be
+    missing.
     """
 
     suite: Suite
@@ -73,6 +76,7 @@ class Results:
     extraction: pd.DataFrame
     correct: Mapping[str, NDArray[np.uint8]]
     provenance: Provenance
+    validation: pd.DataFrame | None = None
     spectra: pd.DataFrame | None = None
     embedding: pd.DataFrame | None = None
 

@@ -15,8 +15,8 @@ from ckptbench import InputError, rank
 from ckptbench.agreement.certainty import guessing_p
 from ckptbench.numerics.linear import PENALTIES
 from ckptbench.ranking.labels import read_labels
-from ckptbench.ranking.probe import COLUMN_METRICS, contributions, make_folds, predictions
 from ckptbench.ranking.reading import read_source
+from ckptbench.truth.crossval import COLUMN_METRICS, contributions, make_folds, predictions
 
 SCORES = {"map": average_precision_score, "auroc": roc_auc_score, "r2": r2_score}
 

@@ -78,7 +78,7 @@ def test_a_second_call_reads_no_checkpoint_and_fits_nothing(folder, monkeypatch)
     first = ranked(folder)
     for name in ("networks.extract._network", "networks.weights.file_digest", "networks.layouts.read_file"):
         monkeypatch.setattr(f"ckptbench.{name}", lambda *_: pytest.fail("a checkpoint was read"))
-    monkeypatch.setattr("ckptbench.ranking.probe.out_of_fold", lambda *_: pytest.fail("fitted"))
+    monkeypatch.setattr("ckptbench.truth.crossval.out_of_fold", lambda *_: pytest.fail("fitted"))
     monkeypatch.setattr("ckptbench.ranking.measure.guessing_p", lambda *_, **__: pytest.fail("permuted"))
     pd.testing.assert_frame_equal(ranked(folder).table, first.table)
     monkeypatch.setattr("ckptbench.ranking.remembered.version", lambda _: "another")

@@ -72,7 +72,7 @@ def test_a_folder_that_holds_itself_ends(files: tuple[Path, Path]) -> None:
 def test_an_answer_packs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(30) % 2
-    features = [rng.normal(size=(30, 3)) + labels[:, None] * k for k in (0, 1)]
+    features = [rng.normal(size=(30, 3)) + 3 * labels[:, None] * k for k in (0, 1)]
     found = rank(features, data=labels, store=tmp_path, workers=1)
     again = Ranking.unpacked(json.loads(json.dumps(found.packed())))
     pd.testing.assert_frame_equal(again.table, found.table)
@@ -88,7 +88,7 @@ def test_a_second_call_of_the_command_imports_neither_torch_nor_scipy(
     run, data = files
     rng = np.random.default_rng(0)
     labels = np.arange(30) % 2
-    features = [rng.normal(size=(30, 3)) + labels[:, None] * k for k in (0, 1)]
+    features = [rng.normal(size=(30, 3)) + 3 * labels[:, None] * k for k in (0, 1)]
     answer = rank(features, data=labels, store=tmp_path / "store", workers=1)
     code = (
         "import json, sys\n"

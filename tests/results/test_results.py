@@ -18,7 +18,22 @@ from ckptbench.base.files import read_json, write_json
 from ckptbench.results import COLUMNS, MANIFEST, Results, find_results, make_table, read_file, verify
 
 PLACE = {"source": "run0", "target": "target0", "epoch": 3}
-FEATURES = {
+OTHERS = {
+    "validation": make_table(
+        "validation",
+        [
+            {
+                **PLACE,
+                "protocol": "probe",
+                "goal": "fe",
+                "fold": i,
+                "accuracy": i / 3,
+                "status": "ok",
+                "seconds": 1.5,
+            }
+            for i in range(3)
+        ],
+    ),
     "spectra": make_table("spectra", [{**PLACE, "index": i, "sigma": 1 / 3**i} for i in range(1, 5)]),
     "embedding": make_table(
         "embedding", [{**PLACE, "after": "", "x": 0.1 * i, "y": -1e-9, "label": str(i)} for i in range(4)]
@@ -34,7 +49,7 @@ HOW = ["emptied", "truncated", "a row dropped", "the header alone", "a value cha
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every table, a leaderboard and a figure."""
     folder = write_results(tmp_path_factory.mktemp("whole") / "fake", targets=1, epochs=5, examples=99)
-    results = replace(Results.read(folder), **FEATURES)
+    results = replace(Results.read(folder), **OTHERS)
     results.write(folder)
     results.attach(folder, "LEADERBOARD.md", "# τ\n")
     results.attach(folder, "figures/tau.svg", b"<svg/>")
@@ -173,7 +188,7 @@ def test_tables_that_contradict_each_other_are_not_written(folder: Path) -> None
 def test_new_tables_leave_nothing_that_was_derived_from_the_old(folder: Path) -> None:
     (folder / "frozen").mkdir()
     (folder / "frozen" / "frozen.json").write_text("{}")
-    replace(Results.read(folder), spectra=None, embedding=None).write(folder)
+    replace(Results.read(folder), **dict.fromkeys(OTHERS)).write(folder)
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {
         "scores.csv", "truth.csv", "checkpoints.csv", "extraction.csv", "correct.npz", "suite.json",
         "provenance.json", MANIFEST, "frozen.json",

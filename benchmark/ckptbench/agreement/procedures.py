@@ -2,28 +2,18 @@
 
 A procedure is a generator: it yields requests for measurements, is sent the numbers, and returns the place
 of its pick. It does not know where they come from, so that the same code runs live (`ckptbench rank`) and on
-recorded tables (``evaluate``). It reads scores and validation cells (folds of the training split) and is
-charged for them; test truth only judges it.
+recorded tables (`ckptbench.agreement.recorded`). It reads scores and validation cells (folds of the training
+split) and is charged for them; test truth only judges it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from ckptbench.agreement.inference import across_runs
-from ckptbench.agreement.judge import first_choice
-from ckptbench.agreement.runs import run_means
-from ckptbench.agreement.tables import Design, tracks
-from ckptbench.agreement.track import Track, complete, resample_truth, split_truth
-from ckptbench.base.digests import derive_seed
-from ckptbench.base.errors import InputError
 from ckptbench.base.types import Array, Float
-from ckptbench.results import Results
 
 
 @dataclass(frozen=True)
@@ -37,14 +27,13 @@ class Scores:
 class Cells:
     """Asks for validation accuracies under a protocol: checkpoints x folds numbers.
 
-    ``checkpoints`` are places in epoch order. Cells of one seed and fold share split and initialisation, so
-    that checkpoints are compared in pairs.
+    ``checkpoints`` are places in epoch order. Cells of one fold share split and initialisation, so that
+    checkpoints are compared in pairs.
     """
 
     protocol: str
     checkpoints: tuple[int, ...]
     folds: tuple[int, ...]
-    seed: int = 0
 
 
 Request = Scores | Cells
@@ -108,7 +97,6 @@ class Halving:
     budget: int
     finalists: int = 2
     fresh: int = 2
-    folds: int = 3
     screen: str | None = None
     first: int = 8
 
@@ -158,187 +146,3 @@ def drive(procedure: Procedure, checkpoints: int, answer: Callable[[Request], Fl
             request = steps.send(answer(request))
     except StopIteration as done:
         return int(done.value)
-
-
-# ------------------------------------------------------------------------------------ recorded tables
-
-
-@dataclass(frozen=True, eq=False)
-class Recorded:
-    """What was measured on one source-target pair, by one goal's protocol.
-
-    Attributes
-    ----------
-    track : the test truth, which only judges; its checkpoints in epoch order, without NaN
-    scores : selector -> E scores
-    score_seconds : selector -> seconds for all E checkpoints
-    cells : (protocol, checkpoint, fold, seed) -> accuracy and seconds
-    extraction : seconds to extract the features of all checkpoints, charged once to what reads features
-    on_features : protocols that read features too
-    family, unsound : the target's family; why the source run is in no verdict ("" where it is)
-    """
-
-    track: Track
-    scores: Mapping[str, Float]
-    score_seconds: Mapping[str, float]
-    cells: Mapping[tuple[str, int, int, int], tuple[float, float]]
-    extraction: float = 0.0
-    on_features: frozenset[str] = field(default_factory=frozenset)
-    family: str = ""
-    unsound: str = ""
-
-    def run(self, procedure: Procedure) -> tuple[int, float]:
-        """The procedure's pick, and the seconds that it would have taken.
-
-        Raises
-        ------
-        InputError
-            If the tables lack a number that it asks for.
-        """
-        charges: dict[object, float] = {}
-
-        def answer(request: Request) -> Float:
-            if isinstance(request, Scores):
-                if request.selector not in self.scores:
-                    raise InputError(f"{self.track.name} has no scores of {request.selector!r}")
-                charges["extraction"] = self.extraction
-                charges[request] = self.score_seconds[request.selector]
-                return np.nan_to_num(self.scores[request.selector], nan=-np.inf)
-            values = np.empty((len(request.checkpoints), len(request.folds)))
-            for i, j in np.ndindex(values.shape):
-                key = (request.protocol, request.checkpoints[i], request.folds[j], request.seed)
-                if key not in self.cells:
-                    raise InputError(
-                        f"{self.track.name} has no validation cell of protocol {key[0]!r}, checkpoint "
-                        f"{key[1]}, fold {key[2]}, seed {key[3]}"
-                    )
-                values[i, j], charges[key] = self.cells[key]
-            if request.protocol in self.on_features:
-                charges["extraction"] = self.extraction
-            return values
-
-        pick = drive(procedure, len(self.track.truth), answer)
-        return pick, sum(charges.values())  # what is asked for twice is measured once
-
-    @cached_property
-    def _judge(self) -> tuple[float, Float, Float | None]:
-        """The cross-fitted best, and the truths that a pick is measured by, observed and resampled."""
-        rng = np.random.default_rng(derive_seed("procedures", self.track.name))
-        choosing, measured = split_truth(self.track, rng)
-        best = float((first_choice(choosing) * measured).sum(axis=1).mean())
-        return best, measured.mean(axis=0), resample_truth(self.track, 500, rng)
-
-    def judge(self, pick: int) -> dict[str, float]:
-        """regret and gain over the last in accuracy points, and the gain's sd by the truth's noise."""
-        best, measured, truths = self._judge
-        sd = float("nan") if truths is None else float((truths[:, pick] - truths[:, -1]).std(ddof=1))
-        gain = self.track.mean[pick] - self.track.mean[-1]
-        return {"regret": 100 * (best - measured[pick]), "gain": 100 * gain, "gain_sd": 100 * sd}
-
-
-def recorded_pairs(results: Results, validation: pd.DataFrame) -> Iterator[Recorded]:
-    """What a suite's tables hold for procedures, a track at a time.
-
-    Parameters
-    ----------
-    validation : a row a validation cell, columns source, target, protocol, goal, epoch, fold, seed,
-        accuracy, seconds; a failed one is left out. Cells of goal "fe" are charged for the extraction too.
-    """
-    design = Design.of(results)
-    scores = results.scores[results.scores["status"] == "ok"]
-    extracted = results.extraction[results.extraction["split"] == "train"]
-    extraction = extracted.groupby(["source", "target"])["seconds"].sum()
-    places = dict(iter(validation.groupby(["source", "target"])))
-    for track in tracks(results):
-        track = complete(track)[0]
-        if track.epochs is None or len(track.truth) < 3:
-            continue
-        pair = track.source, track.target
-        own = scores[(scores["source"] == pair[0]) & (scores["target"] == pair[1])]
-        score, seconds = (
-            own.pivot_table(index="selector", columns="epoch", values=name).reindex(columns=track.epochs)
-            for name in ("score", "seconds")
-        )
-        cells = places.get(pair, validation[:0])
-        known = cells[cells["epoch"].isin(track.epochs)]
-        yield Recorded(
-            track,
-            {str(name): row.to_numpy() for name, row in score.iterrows()},
-            {str(name): float(row.sum()) for name, row in seconds.iterrows()},
-            dict(zip(_keys(known, track.epochs), _values(known), strict=True)),
-            extraction=float(extraction.get(pair, 0.0)),
-            on_features=frozenset(known.loc[known["goal"] == "fe", "protocol"]),
-            family=design.families.get(track.target, track.target),
-            unsound=design.unsound.get(track.source, ""),
-        )
-
-
-def _keys(cells: pd.DataFrame, epochs: Array) -> Iterator[tuple[str, int, int, int]]:
-    places = np.searchsorted(epochs, cells["epoch"])
-    return zip(cells["protocol"], places, cells["fold"], cells["seed"], strict=True)
-
-
-def _values(cells: pd.DataFrame) -> Iterator[tuple[float, float]]:
-    return zip(cells["accuracy"].astype(float), cells["seconds"].astype(float), strict=True)
-
-
-def choices(procedures: Mapping[str, Procedure], tables: Iterable[Recorded]) -> pd.DataFrame:
-    """One row a procedure and recorded pair.
-
-    Returns
-    -------
-    Columns: selector (the procedure's name), goal, source, target, protocol, target_family, unsound, pick (an
-    epoch), regret, gain, gain_sd (points), seconds, problem (what the tables lack: then the numbers are NaN).
-    """
-    rows = []
-    for table in tables:
-        track = table.track
-        about = {"goal": track.goal, "source": track.source, "target": track.target,
-                 "protocol": track.protocol, "target_family": table.family or track.target,
-                 "unsound": table.unsound}  # fmt: skip
-        for name, procedure in procedures.items():
-            numbers: dict[str, float] = dict.fromkeys(("regret", "gain", "gain_sd", "seconds"), np.nan)
-            pick, problem = -1, ""
-            try:
-                pick, numbers["seconds"] = table.run(procedure)
-            except InputError as error:
-                problem = str(error)
-            else:
-                numbers.update(table.judge(pick))
-            epoch = -1 if pick < 0 else pick if track.epochs is None else int(track.epochs[pick])
-            rows.append({"selector": name, **about, "pick": epoch, **numbers, "problem": problem})
-    return pd.DataFrame(rows)
-
-
-def procedure_runs(chosen: pd.DataFrame, goal: str) -> pd.DataFrame:
-    """Rows of `choices` to one row a procedure and source run, as `ckptbench.agreement.runs.run_table`."""
-    rows = chosen[(chosen["goal"] == goal) & chosen["regret"].notna()]
-    return run_means(rows, ("regret", "gain", "seconds"), ("gain_sd",))
-
-
-def evaluate(procedures: Mapping[str, Procedure], tables: Iterable[Recorded], goal: str) -> pd.DataFrame:
-    """Regret against seconds: one row a procedure, means over the sound runs, cheapest first.
-
-    Returns
-    -------
-    Columns: procedure, seconds, regret, regret_low, regret_high, gain, gain_low, gain_high (Student's 95 %
-    intervals across runs), gain_median, helped, harmed, runs, pairs, lacking (pairs whose tables lack a
-    number that the procedure asks for).
-    """
-    chosen = choices(procedures, tables)
-    runs = procedure_runs(chosen, goal)
-    runs = runs[runs["unsound"] == ""]
-    rows = []
-    for name in procedures:
-        own = runs[runs["selector"] == name]
-        low, high = across_runs(own[["regret", "gain"]].to_numpy())
-        lacking = (chosen["selector"] == name) & (chosen["goal"] == goal) & (chosen["problem"] != "")
-        rows.append(
-            {"procedure": name, "seconds": own["seconds"].mean(),
-             "regret": own["regret"].mean(), "regret_low": low[0], "regret_high": high[0],
-             "gain": own["gain"].mean(), "gain_low": low[1], "gain_high": high[1],
-             "gain_median": own["gain"].median(), "helped": int(own["helped"].sum()),
-             "harmed": int(own["harmed"].sum()), "runs": len(own), "pairs": int(own["pairs"].sum()),
-             "lacking": int(lacking.sum())}
-        )  # fmt: skip
-    return pd.DataFrame(rows).sort_values("seconds", kind="stable", ignore_index=True)

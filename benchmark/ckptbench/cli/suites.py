@@ -34,6 +34,7 @@ from ckptbench.cli.options import (
 
 if TYPE_CHECKING:
     from ckptbench.pipeline.plan import Plan
+    from ckptbench.pipeline.progress import Reporter
 
 TOP = 20  # scores of each board on a terminal; LEADERBOARD.md has them all
 PUBLISHED = Path("results")
@@ -47,12 +48,13 @@ Compile = Annotated[bool, typer.Option("--compile", help="train compiled network
 Publish = Annotated[
     bool, typer.Option("--publish", help="for maintainers: write results/<suite>/, the published record")
 ]
-Stage = Literal["pretrain", "extract", "score", "truth", "run"]
+Stage = Literal["pretrain", "extract", "score", "truth", "validate", "run"]
 STAGES: dict[Stage, str] = {
     "pretrain": "Train the suite's source runs, one checkpoint per epoch.",
     "extract": "Cache the features of every checkpoint on every split (and run the stages before).",
     "score": "Score every checkpoint with every selector (and run the stages before).",
     "truth": "Compute FE and FT ground truth (and run the stages before).",
+    "validate": "Measure what selection procedures may read, on folds of the train splits; no part of run.",
     "run": "Run every stage of a suite, then print its leaderboards and write its report.",
 }
 
@@ -96,12 +98,12 @@ def stage_command(name: Stage) -> Callable[..., None]:
         )
         plan = resolve(load_suite(suite), options, Store(store), "skip" if dry_run else "error")
         if dry_run:
-            _print_forecast(plan, json_)
+            _print_forecast(plan, json_, validation=name == "validate")
             return
         reporter = Reporter(quiet)
         failed = stages.run(plan, "maps" if name == "run" else name, reporter)
         if name == "run":
-            _write_results(plan, PUBLISHED if publish else None, json_)
+            _write_results(plan, PUBLISHED if publish else None, json_, reporter)
         if failed:
             reporter.say(f"{failed} cells failed; run the same command to try them again")
             raise typer.Exit(1)
@@ -109,8 +111,9 @@ def stage_command(name: Stage) -> Callable[..., None]:
     return command
 
 
-def _write_results(plan: Plan, out: Path | None, as_json: bool) -> None:
+def _write_results(plan: Plan, out: Path | None, as_json: bool, reporter: Reporter) -> None:
     """Tables, leaderboards and report of what the store holds; the boards are printed."""
+    from ckptbench.agreement.record import publish_record, read_record
     from ckptbench.pages import leaderboard
     from ckptbench.pipeline.provenance import collect, is_drawn, note_drawn
     from ckptbench.results import find_results, local_root
@@ -127,17 +130,23 @@ def _write_results(plan: Plan, out: Path | None, as_json: bool) -> None:
         write_report(folder)
         note_drawn(results, folder)
     print(boards.json() if as_json else boards.terminal(most=TOP), end="")
-    if out is None and not as_json:
+    if not as_json:
+        print(_record_text(plan.suite.name), end="")
+    if out is not None:
+        record = read_record(folder / "procedures.csv")
+        if publish_record(record, out):
+            reporter.say(f"{out / 'record.csv'} is the record of {plan.suite.name} now")
+    elif not as_json:
         with contextlib.suppress(InputError):  # a suite of one's own has no published record
-            record, _ = find_results(plan.suite.name, plan.store.root, "published")
-            print("\n".join(leaderboard.difference(boards, record)))
+            published, _ = find_results(plan.suite.name, plan.store.root, "published")
+            print("\n".join(leaderboard.difference(boards, published)))
     print(f"The report is {folder / 'report.html'}", file=sys.stderr)
 
 
-def _print_forecast(plan: Plan, as_json: bool) -> None:
+def _print_forecast(plan: Plan, as_json: bool, validation: bool) -> None:
     from ckptbench.pipeline.forecast import HOURS, forecast, totals
 
-    rows = forecast(plan)
+    rows = forecast(plan, validation)
     stages = totals(rows)
     if as_json:
         tables = {"rows": rows, "stages": stages}
@@ -178,7 +187,19 @@ def leaderboard(
         from ckptbench.results import Results
 
         boards = build(Results.read(results_folder(suite, from_, store)[0]))
-    print(boards.json() if json_ else boards.terminal(most=TOP), end="")
+    print(boards.json() if json_ else boards.terminal(most=TOP) + _record_text(boards.facts["suite"]), end="")
+
+
+def _record_text(suite: str) -> str:
+    """What the published record says to take, below the boards of any other suite."""
+    from ckptbench.agreement.record import in_words, published_record
+    from ckptbench.pages.terminal import as_printed
+
+    record = published_record()
+    if record is None or suite in set(record["suite"]):
+        return ""
+    lines = [f"{goal.upper()}, published record: {in_words(record, goal)}" for goal in ("fe", "ft")]
+    return "\n" + "".join(as_printed(line, 100) + "\n" for line in lines)
 
 
 def report(suite: SuiteName, from_: From = None, store: StorePath = None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ckptbench.agreement.record import record_csv, record_of
 from ckptbench.agreement.runs import leaderboard
 from ckptbench.agreement.tables import Design, agreement_table
 from ckptbench.base.text import counted, duration, listed, number
@@ -152,7 +153,7 @@ def write(folder: Path) -> Leaderboards:
     """
     results = Results.read(folder)
     boards = build(results)
-    files = boards.files()
+    files = boards.files() | {"procedures.csv": record_csv(record_of(results))}
     if results.suite.published is not None:
         files["published.csv"] = _csv(published_table(results))
         files["PUBLISHED.md"] = published_markdown(results)

@@ -19,9 +19,10 @@ from ckptbench.base.files import read_json
 from ckptbench.base.types import Key
 from ckptbench.networks.weights import RUN_FILE
 from ckptbench.pipeline.plan import Plan, SourceRun, is_judged
-from ckptbench.pipeline.stages import fe_tasks, ft_tasks, score_tasks
+from ckptbench.pipeline.stages import fe_tasks, ft_tasks, probe_folds, score_tasks, tuning_folds
 from ckptbench.results import Results, find_results
-from ckptbench.suites import FE, FT, Source
+from ckptbench.suites import FE, FT, Source, Suite
+from ckptbench.truth.validation import FT_FOLDS, PROBE, ProbeFold, TuningFold, lengths
 
 COUNTS = ["wanted", "cached", "to do"]
 HOURS = ["hours", "low", "high"]
@@ -39,7 +40,7 @@ class _Row:
     seconds: list[float] = field(default_factory=list)
 
 
-def forecast(plan: Plan) -> pd.DataFrame:
+def forecast(plan: Plan, validation: bool = False) -> pd.DataFrame:
     """A row per stage and source run, target or protocol: columns stage, what, ``COUNTS``, ``HOURS``, note.
 
     ``hours`` are those that one worker takes for the cells to do, NaN where nothing like them was measured;
@@ -48,6 +49,7 @@ def forecast(plan: Plan) -> pd.DataFrame:
     Parameters
     ----------
     plan : resolved with ``missing="skip"``
+    validation : count what selection procedures read in place of scores and truth
 
     Raises
     ------
@@ -56,7 +58,7 @@ def forecast(plan: Plan) -> pd.DataFrame:
     """
     trained = [source for source in plan.sources if _has_checkpoints(source)]
     there = _measured(plan, trained)
-    rows = list(_rows(plan, {source.name: source for source in trained}))
+    rows = list(_rows(plan, {source.name: source for source in trained}, validation))
     recorded = _recorded(plan)
     for row in rows:
         row.seconds = there.get((row.stage, row.what), [])
@@ -101,7 +103,7 @@ def _finish(row: _Row, sources: Iterable[tuple[str, list[float]]]) -> dict[str, 
     return {"stage": row.stage, "what": row.what, **counts, **hours, "note": note}
 
 
-def _rows(plan: Plan, trained: dict[str, SourceRun]) -> Iterator[_Row]:
+def _rows(plan: Plan, trained: dict[str, SourceRun], validation: bool) -> Iterator[_Row]:
     suite, options = plan.suite, plan.options
     sources = [
         source for source in suite.sources if options.sources is None or source.name in options.sources
@@ -118,6 +120,9 @@ def _rows(plan: Plan, trained: dict[str, SourceRun]) -> Iterator[_Row]:
     for spec in suite.targets:
         splits = 1 + has_test * (1 + (spec.data.pool_per_class is not None))
         yield _Row("extract", spec.name, splits * every, plan.skipped.get(spec.name, ""))
+    if validation:
+        yield from _validation_rows(suite, [epoch for own in epochs.values() for epoch in own])
+        return
     repeats = sum(suite.repeats if spec.random else 1 for spec in plan.specs)
     yield _Row("score", f"{len(plan.specs)} selectors", repeats * every * len(suite.targets))
     follows = {ft.name: ft for ft in suite.ft}
@@ -129,6 +134,17 @@ def _rows(plan: Plan, trained: dict[str, SourceRun]) -> Iterator[_Row]:
         cells = sum(is_judged(judged, epoch) for own in epochs.values() for epoch in own)
         stage = "FT" if isinstance(protocol, FT) else "FE"
         yield _Row(stage, protocol.name, cells * targets * judged.seeds)
+
+
+def _validation_rows(suite: Suite, epochs: list[int]) -> Iterator[_Row]:
+    protocols: tuple[FE | FT, ...] = (*suite.fe[:1], *suite.ft[:1])
+    for protocol in protocols:
+        targets = len(suite.targets if protocol.targets is None else protocol.targets)
+        cells = targets * sum(is_judged(protocol, epoch) for epoch in epochs)
+        if isinstance(protocol, FE):
+            yield _Row("validation", PROBE, cells)
+        else:
+            yield from (_Row("validation", one.name, FT_FOLDS * cells) for one in lengths(protocol))
 
 
 def _extracted(name: str, split: str) -> str:
@@ -182,6 +198,9 @@ def _measured(plan: Plan, trained: list[SourceRun]) -> Seconds:
         for task in tasks:
             for key, protocol in zip(task.cell_keys(), task.protocols, strict=True):
                 look("FE" if isinstance(protocol, FE) else stage, protocol.name, key)
+    folds: list[ProbeFold | TuningFold] = [*probe_folds(here), *tuning_folds(here)]
+    for fold in folds:
+        look("validation", fold.protocol_name, fold.cell_keys()[0])
     return found
 
 
@@ -200,4 +219,7 @@ def _recorded(plan: Plan) -> Seconds:
     for protocol, rows in results.truth.groupby("protocol"):
         stage = "FT" if (rows["goal"] == "ft").all() else "FE"
         found[stage, str(protocol)] = rows["seconds"].dropna().tolist()
+    if results.validation is not None:
+        for protocol, rows in results.validation.groupby("protocol"):
+            found["validation", str(protocol)] = rows["seconds"].dropna().tolist()
     return found

@@ -25,10 +25,11 @@ from ckptbench.networks.soundness import soundness
 from ckptbench.networks.weights import RUN_FILE
 from ckptbench.pipeline.feature_maps import feature_tables, map_tasks
 from ckptbench.pipeline.plan import Plan, SourceRun
-from ckptbench.pipeline.stages import fe_tasks, ft_tasks, score_tasks
+from ckptbench.pipeline.stages import fe_tasks, ft_tasks, probe_folds, score_tasks, tuning_folds
 from ckptbench.results import Results, make_table, verify
 from ckptbench.scores.tasks import score_rows
 from ckptbench.truth.tasks import FETask, FTTask, unpack
+from ckptbench.truth.validation import ProbeFold, TuningFold
 
 PACKAGES = ("ckptbench", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
 FACTS = ("commit", "device", "instructions", "precision", "torch")
@@ -57,12 +58,14 @@ class _Collector:
             "truth": self._truth([*fe, *ft]),
         }
         made = {name: make_table(name, rows) for name, rows in tables.items()}
+        validation = list(self._validation([*probe_folds(plan), *tuning_folds(plan)]))
         spectra, embedding = feature_tables(plan, list(map_tasks(plan, fe, ft)))
         return Results(
             plan.suite,
             **made,
             correct={name: np.stack(rows) for name, rows in self.correct.items()},
             provenance=self._provenance(),
+            validation=make_table("validation", validation) if validation else None,
             spectra=make_table("spectra", spectra),
             embedding=make_table("embedding", embedding),
         )
@@ -164,6 +167,25 @@ class _Collector:
                     "penalty": extra.get("penalty"),
                     "test_examples": extra.get("test_examples"),
                     "row": self._row(f"{task.checkpoint.run}|{task.target}", extra),
+                }
+
+    def _validation(self, tasks: Iterable[ProbeFold | TuningFold]) -> Iterator[Row]:
+        """What is there: a suite need not be validated."""
+        for task in tasks:
+            cell = self._read("validation", task.cell_keys()[0])
+            if cell is not None:
+                yield {
+                    "source": task.checkpoint.run,
+                    "target": task.target,
+                    "protocol": task.protocol_name,
+                    "goal": task.goal,
+                    "epoch": task.checkpoint.epoch,
+                    "fold": task.fold,
+                    "accuracy": cell.value,
+                    "status": cell.status,
+                    "message": cell.message,
+                    "seconds": cell.seconds,
+                    "device": _device(cell.computed),
                 }
 
     def _row(self, pair: str, extra: Mapping[str, Any]) -> int:

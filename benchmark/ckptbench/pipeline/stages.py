@@ -1,6 +1,8 @@
 """The stages of a suite, each a function of a plan: pretrain, extract, score, truth, feature maps.
 
-Every stage computes what the store lacks and nothing else, so it can be run alone, again, or after a kill.
+``validate``, what selection procedures may read, stands aside: it costs as much as truth and needs features
+alone. Every stage computes what the store lacks and nothing else, so it can be run alone, again, or after a
+kill.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.files import make_folder
@@ -23,11 +25,17 @@ from ckptbench.pipeline.executor import Task, default_workers, run_tasks
 from ckptbench.pipeline.feature_maps import map_tasks
 from ckptbench.pipeline.plan import Plan
 from ckptbench.pipeline.progress import Advance, Reporter
+from ckptbench.plugins import PluginSpec
 from ckptbench.scores.tasks import ScoreTask, pair_tasks
+from ckptbench.suites import FT
+from ckptbench.truth.crossval import make_folds
 from ckptbench.truth.tasks import FETask, FTTask
+from ckptbench.truth.validation import FT_FOLDS, ProbeFold, TuningFold, lengths
 
-Stage = Literal["pretrain", "extract", "score", "truth", "maps"]
+Stage = Literal["pretrain", "extract", "score", "truth", "maps", "validate"]
 STAGES: tuple[Stage, ...] = ("pretrain", "extract", "score", "truth", "maps")
+ASIDE: tuple[Stage, ...] = ("pretrain", "extract", "validate")
+Tuning = TypeVar("Tuning", bound=FTTask)
 SHOWN = 5  # failures named on the terminal; the tables name all
 
 
@@ -41,7 +49,7 @@ def run(plan: Plan, upto: Stage = "maps", reporter: Reporter | None = None) -> i
     """
     reporter = reporter or Reporter(quiet=True)
     failed = 0
-    for stage in STAGES[: STAGES.index(upto) + 1]:
+    for stage in ASIDE if upto == "validate" else STAGES[: STAGES.index(upto) + 1]:
         if stage == "pretrain":
             pretrain(plan, reporter)
         elif stage == "extract":
@@ -49,6 +57,9 @@ def run(plan: Plan, upto: Stage = "maps", reporter: Reporter | None = None) -> i
         elif stage == "truth":
             failed += run_cells(plan, "FE truth", fe_tasks(plan), "cpu", reporter)
             failed += run_cells(plan, "FT truth", ft_tasks(plan), str(plan.device), reporter)
+        elif stage == "validate":
+            failed += run_cells(plan, "FE validation", probe_folds(plan), "cpu", reporter)
+            failed += run_cells(plan, "FT validation", tuning_folds(plan), str(plan.device), reporter)
         else:
             failed += run_cells(plan, stage, tasks(plan, stage), "cpu", reporter)
         reporter.damaged(plan.store.damaged)
@@ -56,14 +67,18 @@ def run(plan: Plan, upto: Stage = "maps", reporter: Reporter | None = None) -> i
 
 
 def tasks(plan: Plan, stage: Stage) -> list[CellTask]:
-    """The tasks of a stage that leaves cells: score, truth, maps. Those of a stage need the stages before."""
+    """The tasks of a stage that leaves cells: score, truth, maps, validate. They need the stages before."""
     if stage == "score":
         return [*score_tasks(plan)]
     if stage == "truth":
         return [*fe_tasks(plan), *ft_tasks(plan)]
     if stage == "maps":
         return [*map_tasks(plan, fe_tasks(plan), ft_tasks(plan))]
-    raise InputError(f"stage {stage} leaves files, not cells: stages with tasks are score, truth, maps")
+    if stage == "validate":
+        return [*probe_folds(plan), *tuning_folds(plan)]
+    raise InputError(
+        f"stage {stage} leaves files, not cells: only score, truth, maps and validate have tasks"
+    )
 
 
 def pretrain(plan: Plan, reporter: Reporter) -> None:
@@ -155,37 +170,75 @@ def fe_tasks(plan: Plan) -> list[FETask]:
 
 def ft_tasks(plan: Plan) -> list[FTTask]:
     """A task per (FT protocol, seed, pair, checkpoint)."""
-    found = []
+    return [
+        task
+        for protocol in plan.suite.ft
+        for task in _tunings(plan, FTTask, protocol, plan.penalties[protocol.name], protocol.seeds)
+    ]
+
+
+def _tunings(
+    plan: Plan, kind: type[Tuning], protocol: FT, penalties: tuple[PluginSpec, ...], seeds: int
+) -> Iterator[Tuning]:
+    """A task per (seed, pair, checkpoint)."""
     data = {spec.name: spec.data for spec in plan.suite.targets}
-    where = machine(plan.device)
-    for protocol in plan.suite.ft:
-        after = tuple(fe for fe in plan.suite.fe if fe.after == protocol.name)
-        facts = {**where, "precision": resolve_precision(protocol.training.precision, plan.device)}
-        # Seeds outermost: a run that is stopped early has whole trajectories of the first seeds.
-        for seed, (source, target) in itertools.product(range(protocol.seeds), plan.pairs):
-            for checkpoint in plan.judged(protocol, source, target):
-                found.append(
-                    FTTask(
-                        store=plan.store.root,
-                        checkpoint=checkpoint,
-                        target=target,
-                        protocol=protocol,
-                        penalties=plan.penalties[protocol.name],
-                        data=data[target],
-                        data_digest=plan.targets[target].digest,
-                        seed=seed,
-                        architecture=source.spec.architecture,
-                        extractor=source.recipe.architecture.extractor_digest,
-                        layer=plan.options.layer,
-                        normalisation=source.recipe.normalisation,
-                        device=str(plan.device),
-                        facts=facts,
-                        plugins=plan.options.plugins,
-                        compile=plan.options.compile,
-                        after=after,
-                    )
+    precision = resolve_precision(protocol.training.precision, plan.device)
+    facts = {**machine(plan.device), "precision": precision}
+    # Seeds outermost: a run that is stopped early has whole trajectories of the first seeds.
+    for seed, (source, target) in itertools.product(range(seeds), plan.pairs):
+        for checkpoint in plan.judged(protocol, source, target):
+            yield kind(
+                store=plan.store.root,
+                checkpoint=checkpoint,
+                target=target,
+                protocol=protocol,
+                penalties=penalties,
+                data=data[target],
+                data_digest=plan.targets[target].digest,
+                seed=seed,
+                architecture=source.spec.architecture,
+                extractor=source.recipe.architecture.extractor_digest,
+                layer=plan.options.layer,
+                normalisation=source.recipe.normalisation,
+                device=str(plan.device),
+                facts=facts,
+                plugins=plan.options.plugins,
+                compile=plan.options.compile,
+                after=tuple(fe for fe in plan.suite.fe if fe.after == protocol.name),
+            )
+
+
+def probe_folds(plan: Plan) -> list[ProbeFold]:
+    """One repeat of the cross-validated probe, at the checkpoints of the suite's first FE protocol."""
+    found = []
+    for protocol, (source, target) in itertools.product(plan.suite.fe[:1], plan.pairs):
+        data = plan.targets[target]
+        folds = make_folds(data.train.labels, None, data.digest, repeats=1)
+        for checkpoint in plan.judged(protocol, source, target):
+            found.append(
+                ProbeFold(
+                    store=plan.store.root,
+                    checkpoint=checkpoint,
+                    target=target,
+                    label=f"{source.name} epoch {checkpoint.epoch} on {target}",
+                    features=source.recipe.key(checkpoint, data.train),
+                    labels=data.train.labels,
+                    n_classes=len(data.classes),
+                    folds=folds,
+                    metric="accuracy",
                 )
+            )
     return found
+
+
+def tuning_folds(plan: Plan) -> list[TuningFold]:
+    """Fine-tunings on folds at the length of the suite's first FT protocol and a third of it."""
+    return [
+        task
+        for whole in plan.suite.ft[:1]
+        for protocol in lengths(whole)
+        for task in _tunings(plan, TuningFold, protocol, plan.penalties[whole.name], FT_FOLDS)
+    ]
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ def bring(
             f"a checkpoint is a {type(given[0]).__name__}: a path, a module or a state dict can be ranked"
         )
     if arch in ("hf", "hf-text") and is_path(given[0]):  # a run of Trainer holds its own config.json
-        folder = Path(given[0]).expanduser()
+        folder = Path(str(given[0])).expanduser()
         configs = [*folder.glob("config.json"), *sorted(folder.glob("*/config.json"))]
         arch = f"{arch}:config={configs[0].parent}" if configs else arch
     architecture = find_architecture(arch, load_plugins("extractor", options.plugins), options.layer)

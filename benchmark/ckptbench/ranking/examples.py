@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from ckptbench.base.digests import derive_seed, digest
 from ckptbench.base.errors import InputError
-from ckptbench.base.types import Array, Examples, Float
+from ckptbench.base.types import Array, Examples, Float, Task
 from ckptbench.data.raw import RawSet
 from ckptbench.data.targets import Split, make_split, sample
 from ckptbench.ranking.labels import measurable, read_labels
-from ckptbench.ranking.options import Task
 from ckptbench.suites import Data
 
 

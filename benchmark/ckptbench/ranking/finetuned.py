@@ -9,36 +9,12 @@ import numpy as np
 import pandas as pd
 
 from ckptbench.agreement.certainty import differences, simultaneous_intervals, tied_set
-from ckptbench.agreement.record import WINNER, read_record
-from ckptbench.base.folders import results_roots
+from ckptbench.agreement.record import in_words, published_record
 from ckptbench.base.text import counted, number
 from ckptbench.base.types import Array, Checkpoint
 from ckptbench.ranking.answer import Ranking, epochs_in_words, name_of, percent_of
 from ckptbench.ranking.examples import Labelled
 from ckptbench.ranking.verdict import COLUMNS, against, compared, make_table
-
-
-def published_record(goal: str) -> pd.DataFrame | None:
-    """The rows of results/record.csv on a goal, or None where nothing is published."""
-    for root in results_roots():
-        if (root / "record.csv").is_file():
-            record = read_record(root / "record.csv")
-            return record[record["goal"] == goal]
-    return None
-
-
-def _record_in_words() -> str:
-    record = published_record("ft")
-    won = None if record is None else record[record["name"] == WINNER]
-    if won is None or won.empty:
-        return "No published record says that a score does better than the last checkpoint."
-    best = won.sort_values("gain_median").iloc[-1]
-    verb = "won" if best["gain_median"] > 0 else "lost"
-    return (
-        f"On {int(best['runs'])} published runs, choosing by the {best['what']} that did best on the others "
-        f"{verb} {number(abs(float(best['gain_median'])), 1)} points over the last checkpoint in the median "
-        f"(helped {int(best['helped'])}, harmed {int(best['harmed'])})."
-    )
 
 
 def untried(
@@ -52,7 +28,7 @@ def untried(
     last, count = checkpoints[-1], len(checkpoints)
     verdict = {
         "Take": f"epoch {last.epoch} ({name_of(last)}), the last, for fine-tuning: nothing was measured.",
-        "Why": _record_in_words(),
+        "Why": in_words(published_record(), "ft"),
         "To know more": (
             f"--budget 10m fine-tunes all {counted(count, 'checkpoint')} on folds of your data and drops the "
             f"worse half, again and again. That takes at least {least} short fine-tunings, and says "

@@ -31,8 +31,8 @@ from ckptbench.ranking.checkpoints import Brought
 from ckptbench.ranking.examples import Labelled
 from ckptbench.ranking.finetuned import Decision, decided, untried
 from ckptbench.ranking.options import parse_budget
-from ckptbench.ranking.probe import make_folds
 from ckptbench.suites import FT
+from ckptbench.truth.crossval import make_folds
 from ckptbench.truth.tasks import pack, protocol_key, unpack
 
 PROTOCOL = FT.model_validate(

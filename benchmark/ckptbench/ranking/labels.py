@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptbench.base.errors import InputError
-from ckptbench.base.types import Array, Float
-from ckptbench.ranking.options import Task
+from ckptbench.base.types import Array, Float, Task
 
 SEPARATOR = ";"
 FEWEST = 10  # examples with and without a label, below which its heads are not fitted

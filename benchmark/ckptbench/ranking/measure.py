@@ -19,15 +19,15 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.tasks import CellTask
 from ckptbench.base.text import counted, listed
-from ckptbench.base.types import Cell, Checkpoint, Key
+from ckptbench.base.types import Cell, Checkpoint, Key, Metric
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking, epochs_in_words
 from ckptbench.ranking.examples import Labelled, Tokens, draw, of_labels
 from ckptbench.ranking.given import given_matrices, prepared, store_features, used_data, used_images
-from ckptbench.ranking.options import CHEAP_SCORE, Metric, Options, is_path, parse_budget
-from ckptbench.ranking.probe import ProbeTask, make_folds, read_contributions
+from ckptbench.ranking.options import CHEAP_SCORE, Options, is_path, parse_budget
 from ckptbench.ranking.reading import read_source
 from ckptbench.ranking.verdict import FIRST_LOOK, Screen, probed
+from ckptbench.truth.crossval import ProbeTask, make_folds, read_contributions
 
 if TYPE_CHECKING:
     from ckptbench.networks.extract import Recipe

@@ -10,10 +10,9 @@ from typing import Any, Literal, get_args
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.text import listed
+from ckptbench.base.types import Metric, Task
 
 Goal = Literal["fe", "ft"]
-Task = Literal["classification", "multilabel", "regression"]
-Metric = Literal["accuracy", "balanced", "auroc", "map", "r2"]
 METRICS: dict[Task, tuple[Metric, ...]] = {
     "classification": ("accuracy", "balanced", "auroc"),
     "multilabel": ("map", "auroc"),

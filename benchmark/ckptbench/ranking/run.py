@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
-from ckptbench.base.types import Cell
+from ckptbench.base.types import Cell, Metric
 from ckptbench.ranking.answer import Ranking
-from ckptbench.ranking.options import LIMIT, Metric, Normalisation, Options
+from ckptbench.ranking.options import LIMIT, Normalisation, Options
 from ckptbench.ranking.remembered import question
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import numpy as np
 
 from ckptbench.agreement.certainty import differences, guessing_p, tied_set
 from ckptbench.base.types import Array, Float
-from ckptbench.ranking.probe import contributions, make_folds, predictions
 from ckptbench.ranking.verdict import FIRST_LOOK, GUESSING
+from ckptbench.truth.crossval import contributions, make_folds, predictions
 
 CLASSES, WIDTH = 2, 4
 

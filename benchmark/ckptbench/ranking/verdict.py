@@ -11,10 +11,10 @@ import pandas as pd
 from ckptbench.agreement.certainty import Differences, examples_needed, simultaneous_intervals, tied_set
 from ckptbench.agreement.statistics import Bool
 from ckptbench.base.text import counted, number
-from ckptbench.base.types import Checkpoint, Float
+from ckptbench.base.types import Checkpoint, Float, Metric
 from ckptbench.ranking.answer import Ranking, epochs_in_words, name_of, percent_of
 from ckptbench.ranking.examples import Labelled
-from ckptbench.ranking.options import METRIC_NAMES, Metric
+from ckptbench.ranking.options import METRIC_NAMES
 
 GUESSING = 0.04  # with the 0.01 of the first look, false alarms are at most 5 in 100
 FIRST_LOOK = 0.01

@@ -31,12 +31,13 @@ from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.suites import FE, FT, Data
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from ckptbench.networks.architectures import Architecture
     from ckptbench.networks.extract import Normalisation
     from ckptbench.truth.probe import ProbeResult
+
+    Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 # What addresses cached cells: bumped when a number of tests/golden moves.
@@ -242,7 +243,7 @@ class FTTask(CellTask):
             network,
             head,
             architecture.load(self.checkpoint.path)[0].state_dict(),
-            *tensors,
+            *self.examples(*tensors),
             n_classes=len(target.classes),
             protocol=self.protocol,
             penalties=[spec.make() for spec in self.penalties],
@@ -265,6 +266,10 @@ class FTTask(CellTask):
         if result.features is None:
             return [cell]
         return [cell, *self._after(store, missing[1:], target, *result.features)]
+
+    def examples(self, images: Tensor, labels: Tensor, test_images: Tensor, test_labels: Tensor) -> Tensors:
+        """Images and labels to train on, then those to measure."""
+        return images, labels, test_images, test_labels
 
     def _after(
         self, store: Store, keys: Sequence[Key], target: Target, train: Array, test: Array
@@ -292,15 +297,13 @@ class FTTask(CellTask):
 
 
 @lru_cache(maxsize=2)
-def _target_on(
-    data: Data, name: str, device: str
-) -> tuple[Target, tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _target_on(data: Data, name: str, device: str) -> tuple[Target, Tensors]:
     """A target with its images on the device as uint8, decoded once per worker."""
     import torch
 
     target = load_target(data, name)
 
-    def tensors(split: Examples) -> tuple[torch.Tensor, torch.Tensor]:
+    def tensors(split: Examples) -> tuple[Tensor, Tensor]:
         images = torch.from_numpy(split.images(slice(None))).to(device)
         return images, torch.tensor(split.labels, device=device)
 

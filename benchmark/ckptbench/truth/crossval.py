@@ -27,20 +27,19 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.sampling import stratified_folds
 from ckptbench.base.store import Store
 from ckptbench.base.tasks import CellTask
-from ckptbench.base.types import Array, Cell, Float, Key
+from ckptbench.base.types import Array, Cell, Float, Key, Metric, Task
 from ckptbench.numerics.features import standardise
 from ckptbench.numerics.linear import PENALTIES, leave_one_out, ridge_predictions
 from ckptbench.numerics.softmax import fit_softmax
 from ckptbench.numerics.spectrum import Spectrum
-from ckptbench.ranking.options import Metric, Task
 from ckptbench.suites import FE
 
-FOLDS, REPEATS = 5, 2
+FOLDS = 5
 TOGETHER = 3  # penalties fitted at once, from the strongest on
 Folds = NDArray[np.int64]
 
 
-def make_folds(labels: Array, groups: Array | None, name: str) -> Folds:
+def make_folds(labels: Array, groups: Array | None, name: str, repeats: int = 2) -> Folds:
     """The fold of each example in each repeat: repeats x N, stratified; a group is never split.
 
     Of several labels each example's rarest is stratified; numbers are not.
@@ -59,8 +58,8 @@ def make_folds(labels: Array, groups: Array | None, name: str) -> Folds:
         is_set = np.isin(labels, (0, 1)).all()
         rarest = np.where(labels > 0, labels.sum(axis=0), np.inf).argmin(axis=1)
         labels = np.where(labels.any(axis=1), rarest + 1, 0) if is_set else np.zeros(len(labels), np.int64)
-    made = np.empty((REPEATS, len(labels)), np.int64)
-    for repeat in range(REPEATS):
+    made = np.empty((repeats, len(labels)), np.int64)
+    for repeat in range(repeats):
         seed = derive_seed(name, "folds", repeat)
         if groups is None:
             made[repeat] = stratified_folds(labels, folds, np.random.default_rng(seed))
@@ -246,7 +245,7 @@ class ProbeTask(CellTask):
     label: str
     features: Key
     labels: Array
-    task: Task
+    task: Task = "classification"
     n_classes: int
     folds: Folds
     metric: Metric

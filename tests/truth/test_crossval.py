@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from ckptbench import InputError
 from ckptbench.numerics.features import standardise
-from ckptbench.ranking.probe import contributions, make_folds, out_of_fold
+from ckptbench.truth.crossval import contributions, make_folds, out_of_fold
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 2], [30, 20, 10])
