@@ -209,11 +209,27 @@ def test_features_are_checked():
 def test_for_fine_tuning_the_last_is_taken_unless_a_budget_is_spent(folder):
     found = ranked(folder, goal="ft")
     assert found.pick.epoch == 10
-    assert "nothing was measured" in found.verdict["Take"]
+    assert "no fine-tuning was measured" in found.verdict["Take"]
     found = ranked(folder, goal="ft", budget="14 runs")
     assert found.facts["fine_tunings"] <= 14
     assert "nothing is claimed of the 0 that were dropped" in found.verdict["Measured"]
     assert found.table["measured"].notna().any()
+
+
+def test_for_fine_tuning_the_score_is_followed_that_the_record_says(folder, monkeypatch):
+    row = {"suite": "zoo", "truth": "10 epochs", "goal": "ft", "what": "score", "seconds": 1.0, "harmed": 1}
+    rows = [
+        {**row, "name": name, "gain_median": gain, "helped": 5, "runs": 10, "chosen": chosen}
+        for name, gain, chosen in (("logme", 2.0, 8), ("knn", 1.0, 2), ("winner", 1.5, 10))
+    ]
+    record = pd.DataFrame(rows)
+    monkeypatch.setattr("ckptbench.ranking.finetuned.published_record", lambda: record)
+    found = ranked(folder, goal="ft", limit=35)
+    assert "the first choice of logme, for fine-tuning" in found.verdict["Take"]
+    assert "won 1.5 points" in found.verdict["Why"]
+    assert found.pick.epoch == found.table.set_index("epoch")["logme"].idxmax()
+    record["gain_median"] = -1.0
+    assert "the last, for fine-tuning" in ranked(folder, goal="ft", limit=34).verdict["Take"]
 
 
 def test_folds_never_split_a_group_and_metrics_differ(folder, pictures):

@@ -29,7 +29,7 @@ from ckptbench.plugins import load_plugins
 from ckptbench.ranking.answer import Ranking
 from ckptbench.ranking.checkpoints import Brought
 from ckptbench.ranking.examples import Labelled
-from ckptbench.ranking.finetuned import Decision, decided, untried
+from ckptbench.ranking.finetuned import FINALISTS, FRESH, Decision, decided, least_runs
 from ckptbench.ranking.options import parse_budget
 from ckptbench.suites import FT
 from ckptbench.truth.crossval import make_folds
@@ -43,7 +43,6 @@ PROTOCOL = FT.model_validate(
         "head_multiplier": 10,
     }
 )
-FINALISTS, FRESH = 2, 2
 FOLDS = 5  # of one repeat; fold 5 is the first of the second
 
 
@@ -175,21 +174,19 @@ def fine_tuned(
     labelled: Labelled,
     recipe: Recipe,
     store: Store,
-    budget: str | float | None,
+    budget: str | float,
     workers: int | None,
     used: dict[str, str],
     notes: Sequence[str],
     reporter: Reporter,
 ) -> Ranking:
-    """The answer for fine-tuning.
+    """The answer for fine-tuning within a budget.
 
     Raises
     ------
     InputError
         If the budget cannot be read, or a fine-tuning fails.
     """
-    if budget is None:
-        return untried(brought.checkpoints, least_runs(len(brought.checkpoints)), labelled, used, notes)
     if brought.networks:
         raise InputError("fine-tuning within a budget needs checkpoints in files, not networks in memory")
     live = _Live(brought, labelled, recipe, store, workers, reporter)
@@ -228,8 +225,3 @@ def fine_tuned(
         budget=runs,
     )
     return decided(decision, labelled, used, notes)
-
-
-def least_runs(checkpoints: int) -> int:
-    """Fine-tunings for one round of all checkpoints, smaller ones, and the last comparison."""
-    return 2 * checkpoints + (FINALISTS + 1) * FRESH

@@ -23,6 +23,7 @@ from ckptbench.base.types import Cell, Checkpoint, Key, Metric
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking, epochs_in_words
 from ckptbench.ranking.examples import Labelled, Tokens, draw, of_labels
+from ckptbench.ranking.finetuned import score_to_follow, untried
 from ckptbench.ranking.given import given_matrices, prepared, store_features, used_data, used_images
 from ckptbench.ranking.options import CHEAP_SCORE, Options, is_path, parse_budget
 from ckptbench.ranking.reading import read_source
@@ -105,7 +106,7 @@ def _of_networks(
         "skipped": "; ".join(brought.skipped) or "nothing",
     }
     notes = [f"{epochs_in_words(epochs).capitalize()} hold the same weights." for epochs in brought.twins()]
-    if options.goal == "ft":
+    if options.goal == "ft" and options.budget is not None:
         from ckptbench.ranking.halving import fine_tuned
 
         return fine_tuned(brought, labelled, recipe, store, options.budget, workers, used, notes, reporter)
@@ -113,7 +114,13 @@ def _of_networks(
         store=store, checkpoints=brought.checkpoints, keys=[], labelled=labelled, used=used, notes=notes,
         untrained=brought.is_own and brought.checkpoints[0].epoch == 0,
     )  # fmt: skip
+    selector = score_to_follow(options.plugins) if options.task == "classification" else None
+    if options.goal == "ft" and selector is None:
+        return untried(measured.checkpoints, labelled, used, notes)
     measured = _extracted(measured, recipe, brought.networks, options.strict, reporter)
+    if options.goal == "ft" and selector is not None:
+        screen = _scored(measured, selector, options.plugins, reporter)
+        return untried(measured.checkpoints, labelled, measured.used, notes, screen)
     return probe_all(measured, options.measure, workers, reporter, options.budget)
 
 
@@ -203,8 +210,6 @@ def _screened(
 
     The last is probed first, which says how long one takes.
     """
-    from ckptbench.scores.score import score
-
     seconds = parse_budget(budget)[0] or 0.0
     count = len(measured.checkpoints)
     last = replace(measured, checkpoints=measured.checkpoints[-1:], keys=measured.keys[-1:])
@@ -212,21 +217,27 @@ def _screened(
     fit = max(2, int(seconds / max(cell.seconds, 1e-3)))
     if fit >= count:
         return measured, None
-    labels, scores = measured.labelled.labels, np.empty(count)
-    selector = CHEAP_SCORE[measured.labelled.task]
-    with reporter.stage("score", count) as advance:
-        for place, key in enumerate(measured.keys):
-            features = measured.store.read_features(key, verify=False)
-            assert features is not None
-            scores[place] = score(selector, features, labels)
-            advance(1)
-    places = np.union1d(np.argsort(-scores[:-1], kind="stable")[: fit - 1], [count - 1])
+    screen = _scored(measured, CHEAP_SCORE[measured.labelled.task], (), reporter)
+    places = np.union1d(np.argsort(-screen.scores[:-1], kind="stable")[: fit - 1], [count - 1])
     some = replace(
         measured,
         checkpoints=[measured.checkpoints[place] for place in places],
         keys=[measured.keys[place] for place in places],
     )
-    return some, Screen(selector, measured.checkpoints, scores)
+    return some, screen
+
+
+def _scored(measured: Measured, selector: str, plugins: Sequence[str], reporter: Reporter) -> Screen:
+    from ckptbench.scores.score import score
+
+    scores = np.empty(len(measured.keys))
+    with reporter.stage("score", len(scores)) as advance:
+        for place, key in enumerate(measured.keys):
+            features = measured.store.read_features(key, verify=False)
+            assert features is not None
+            scores[place] = score(selector, features, measured.labelled.labels, plugins=plugins)
+            advance(1)
+    return Screen(selector, measured.checkpoints, scores)
 
 
 def probe_cells(measured: Measured, metric: Metric, workers: int | None, reporter: Reporter) -> list[Cell]:
