@@ -15,6 +15,7 @@ import pandas as pd
 
 from ckptbench.base.text import listed
 from ckptbench.base.types import Checkpoint, Float
+from ckptbench.ranking.options import METRIC_NAMES
 
 
 @dataclass(kw_only=True)
@@ -50,7 +51,8 @@ class Ranking:
         """Write a self-contained page with the answer."""
         from ckptbench.pages.rank_page import write_rank_page
 
-        write_rank_page(path, self.table, self.verdict, self.used, self.pick.epoch)
+        metric = METRIC_NAMES[self.facts.get("metric", "accuracy")]
+        write_rank_page(path, self.table, self.verdict, self.used, self.pick.epoch, metric)
 
     def to_json(self) -> str:
         """Everything but ``measured``."""

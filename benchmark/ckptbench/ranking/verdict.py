@@ -110,7 +110,15 @@ def compared(
 ) -> pd.DataFrame:
     """What was measured, a row a checkpoint, indexed by its place in the run."""
     half, value = 1.96 * found.noise.std(axis=0), found.accuracy
-    columns = value, value - half, value + half, ties, value[pick] - value, -ends[1], -ends[0]
+    columns = (
+        value,
+        value - half,
+        np.minimum(value + half, 1.0),
+        ties,
+        value[pick] - value,
+        -ends[1],
+        -ends[0],
+    )
     return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), index=list(places))
 
 

@@ -206,8 +206,8 @@ def parts(name: str, where: str, main: Curve, residual: Curve, whole: Curve | No
 
 
 @drawn
-def accuracy(name: str, title: str, points: pd.DataFrame, pick: int) -> Figure:
-    """What is known of each checkpoint's accuracy: what was measured and what was predicted.
+def accuracy(name: str, title: str, points: pd.DataFrame, pick: int, metric: str = "accuracy") -> Figure:
+    """What is known of each checkpoint's accuracy (or ``metric``): what was measured, what predicted.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def accuracy(name: str, title: str, points: pd.DataFrame, pick: int) -> Figure:
         values = ", ".join(f"epoch {e} {number(v, 1)} %" for e, v in zip(epochs, mean, strict=True))
         alt.append(f"{what.capitalize()}: {values}.")
     axes.axvline(pick, color=INK, linewidth=0.9, alpha=0.6, linestyle="--")
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel(f"{metric}, %")
     legend(axes)
     epoch_axis(axes, "epoch of pre-training; dashed: the pick")
     note = "Measured: on held-out folds of the examples given. Lines: 95 % intervals."
