@@ -72,4 +72,6 @@ def _percent_entry(row: dict[str, object], name: str) -> Entry:
     value, low, high = (
         100 * float(str(row.get(key, "nan"))) for key in (name, f"{name}_low", f"{name}_high")
     )
+    if low == high:  # of the pick to itself
+        return Entry("", value)
     return Entry(with_interval(value, low, high, 1) if np.isfinite(low) else number(value, 1), value)

@@ -100,7 +100,7 @@ class Ranking:
     def _repr_html_(self) -> str:
         from markupsafe import escape
 
-        said = "".join(f"<p><b>{escape(h)}.</b> {escape(s)}</p>" for h, s in self.verdict.items())
+        said = "".join(f"<p><b>{escape(h)}:</b> {escape(s)}</p>" for h, s in self.verdict.items())
         return said + self.table.head(10).to_html(index=False, float_format="{:.4f}".format)
 
 

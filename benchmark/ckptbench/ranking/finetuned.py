@@ -111,7 +111,7 @@ def decided(decision: Decision, labelled: Labelled, used: dict[str, str], notes:
     }
     if last is not best:
         other = places.index(len(checkpoints) - 1)
-        verdict["The last checkpoint"] = against(last.epoch, ends, found, at, other)
+        verdict["The last checkpoint"] = against(last.epoch, ends, found, at, other, ties)
     if len(tied) > 1:
         verdict["Tied"] = (
             f"these data cannot tell {epochs_in_words([c.epoch for c in tied])} apart; differences above "

@@ -186,12 +186,12 @@ def _said_of_others(
     else:
         said["Tied"] = "no other checkpoint: each of them is worse by more than chance explains."
     if pick != len(epochs) - 1:
-        said["The last checkpoint"] = against(epochs[-1], ends, found, pick, len(epochs) - 1)
+        said["The last checkpoint"] = against(epochs[-1], ends, found, pick, len(epochs) - 1, ties)
     if untrained and ties[0]:
         what = "epoch 0 is the pick" if pick == 0 else "epoch 0 is among the tied"
         said["The untrained network"] = f"{what}: that training helps is not shown here."
     elif untrained:
-        said["The untrained network"] = against(0, ends, found, pick, 0)
+        said["The untrained network"] = against(0, ends, found, pick, 0, ties)
     if len(tied) > 1:
         needed = examples_needed(found, 0.01)
         if needed is not None:
@@ -204,11 +204,13 @@ def _said_of_others(
     return said
 
 
-def against(epoch: int, ends: tuple[Float, Float], found: Differences, pick: int, other: int) -> str:
+def against(
+    epoch: int, ends: tuple[Float, Float], found: Differences, pick: int, other: int, ties: Bool
+) -> str:
     """How far below the pick another checkpoint is, with its simultaneous interval."""
     low, high = (float(end[other]) for end in ends)
     gap = 100 * (found.accuracy[pick] - found.accuracy[other])
     interval = f"{number(-100 * high, 1)} to {number(-100 * low, 1)}"
-    if high >= 0:
+    if ties[other]:
         return f"epoch {epoch} is {number(gap, 1)} points lower, which may be chance ({interval})."
     return f"epoch {epoch} is {number(gap, 1)} points worse ({interval})."
