@@ -168,6 +168,14 @@ def test_labels_that_do_not_fit_are_a_sentence(task: str, labels: list, sentence
         read_labels(labels, task)
 
 
+def test_items_of_a_data_set_may_be_mappings() -> None:
+    image = Image.new("RGB", (8, 8))
+    found = read_source([{"image": image, "label": 3}, {"image": image, "label": 4}], None)
+    assert found.found.classes == ("3", "4")
+    with pytest.raises(InputError, match=r"item 0 .* is neither \(image, label\) nor a mapping"):
+        read_source([{"pixels": image, "label": 3}], None)
+
+
 def test_tables_of_paths_and_of_texts_hold_them(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     table = pd.DataFrame({"path": ["a.png"] * 3, "label": ["0.1", "0.2", "0.3"], "who": ["x", "x", "y"]})

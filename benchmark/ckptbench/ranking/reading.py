@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -301,7 +301,7 @@ class _Pictures:
 
 
 def _dataset(data: Any, task: Task) -> Source:
-    """A torch Dataset, or the one behind a DataLoader: items are (image, label)."""
+    """A torch Dataset, or the one behind a DataLoader: items are (image, label), or such mappings."""
     data = getattr(data, "dataset", data)
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise InputError(
@@ -310,10 +310,13 @@ def _dataset(data: Any, task: Task) -> Source:
         )
     pictures, labels = [], []
     for index in range(len(data)):
+        item = data[index]
         try:
-            image, label = data[index]
-        except (TypeError, ValueError):
-            raise InputError(f"item {index} of the data set is not (image, label)") from None
+            image, label = (item["image"], item["label"]) if isinstance(item, Mapping) else item
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"item {index} of the data set is neither (image, label) nor a mapping with image and label"
+            ) from None
         if not isinstance(image, Image.Image):
             image = Image.fromarray(_pixels(as_numpy(image)[None], f"item {index}")[0])
         pictures.append(image)
