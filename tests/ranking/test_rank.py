@@ -292,7 +292,7 @@ def test_a_script_without_a_main_guard_runs_once(folder, tmp_path):
         f"print(ckptbench.rank({str(folder / 'run')!r}, {ARCH!r}, {str(folder / 'images')!r}, size=16,"
         f" store={str(tmp_path / 'store')!r}).pick.epoch)\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "started"
     assert len(done.stdout.split()) == 2

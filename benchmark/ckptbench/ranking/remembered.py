@@ -6,11 +6,12 @@ time of change, and on what was said. What is in memory is not remembered.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ckptbench.base.types import Key
 from ckptbench.ranking.options import Options, is_path
 
 Mark = tuple[str, int, int]
+LIBRARIES = ("torch", "torchvision", "timm", "transformers", "open_clip_torch", "datasets")
 
 
 def question(checkpoints: Any, data: Any, options: Options) -> Key | None:
@@ -44,8 +46,19 @@ def question(checkpoints: Any, data: Any, options: Options) -> Key | None:
         "what": "answer/1",
         "asked": {**asdict(options), "checkpoints": [str(one) for one in listed], "data": str(data)},
         "files": digest(files),
-        "torch": version("torch"),
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that networks come from, and of packages that bring plugins."""
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    for group in ("ckptbench.extractors", "ckptbench.selectors", "ckptbench.readers"):
+        found |= {entry.dist.name: entry.dist.version for entry in entry_points(group=group) if entry.dist}
+    return found
 
 
 def marks(path: Path) -> Iterator[Mark]:
