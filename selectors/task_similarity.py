@@ -1,8 +1,8 @@
 """Scores that compare similarities: those of the examples' features with those of their labels.
 
 PARC and LFC correlate the two N x N matrices; the two gram scores ask how complex the labels are for the
-kernel of an infinitely wide two-layer network whose inputs are the features. All work on at most
-``rows`` examples, sampled by class.
+kernel of an infinitely wide two-layer network whose inputs are the features. All work on
+``rows`` examples or fewer, up to rounding, sampled by class.
 """
 
 import math
@@ -19,25 +19,14 @@ from ckptbench import (
     centred_onehot,
     kernel_weights,
     label_complexity,
+    stratified,
 )
 
 
 def _sample(candidate: Candidate, rows: int) -> Candidate:
-    """The candidate on at most ``rows`` examples, drawn with its seed, each class in proportion."""
-    if len(candidate.classes) <= rows:
-        return candidate
-    chosen = _by_class(candidate.classes, rows, candidate.rng)
-    return candidate.rows(chosen)
-
-
-def _by_class(classes: Array, rows: int, rng: np.random.Generator) -> Array:
-    """Indices of ``rows`` examples, each class in proportion."""
-    order = rng.permutation(len(classes))
-    order = order[np.argsort(classes[order], kind="stable")]
-    counts = np.bincount(classes)
-    # The j-th of n_c examples of a class stands at (j + 1/2)/n_c: the front of all classes is a sample.
-    place = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
-    return np.sort(order[np.argsort(place, kind="stable")[:rows]])
+    """The candidate on about ``rows`` examples where it has more, drawn with its seed by class."""
+    n = len(candidate.classes)
+    return candidate.rows(stratified(candidate.classes, rows / n, candidate.seed)) if n > rows else candidate
 
 
 class PARC:
@@ -57,7 +46,7 @@ class PARC:
     Parameters
     ----------
     dims : principal components kept
-    rows : examples used at most, drawn by class
+    rows : about how many examples are used at most, drawn by class
     reading : "cosine" as above; "code" repeats the authors' steps: a randomised PCA of one power iteration
         (seed 1919), Pearson's correlation of rows under scikit-learn's signs, and ranks of label distances
         as they come out of floating point, where the pairs of some classes differ from those of others in
@@ -136,7 +125,7 @@ class LFC:
 
     Parameters
     ----------
-    rows : examples used at most, drawn by class
+    rows : about how many examples are used at most, drawn by class
     norm : "frobenius" as above; "spectral" divides by the kernels' largest eigenvalues instead, as some
         public code reads the paper's norm (no bound but N)
     """
@@ -190,7 +179,7 @@ class Gram:
 
     Parameters
     ----------
-    rows : examples used at most, drawn by class
+    rows : about how many examples are used at most, drawn by class
     """
 
     name = "gram"
@@ -223,7 +212,7 @@ class GramTransfer:
 
     Parameters
     ----------
-    rows, source_rows : examples of the target and of the source used at most, drawn by class
+    rows, source_rows : about how many examples of the target and of the source are used at most
     """
 
     name = "gram-transfer"
@@ -242,7 +231,7 @@ class GramTransfer:
             raise InputError("gram-transfer needs rows of the source set, found none")
         inputs, classes = np.asarray(source.features, dtype=np.float64), source.labels
         if len(classes) > self.source_rows:
-            chosen = _by_class(classes, self.source_rows, candidate.rng)
+            chosen = stratified(classes, self.source_rows / len(classes), candidate.seed)
             inputs, classes = inputs[chosen], classes[chosen]
         weights = kernel_weights(arc_cosine(inputs), centred_onehot(classes))
         carried = arc_cosine(sample.matrix, inputs) @ weights

@@ -125,7 +125,7 @@ class Monitor:
             If an epoch comes twice.
         """
         from ckptbench.networks.architectures import Architecture
-        from ckptbench.networks.extract import Recipe, extract_networks
+        from ckptbench.networks.extract import Recipe, extract
         from ckptbench.networks.layouts import tensors_digest
         from ckptbench.networks.training import evaluating
         from ckptbench.ranking.checkpoints import Given
@@ -142,7 +142,7 @@ class Monitor:
         try:
             with evaluating([network]):
                 for held in self._held.values():
-                    extract_networks([(checkpoint, network)], held, recipe, self.store)
+                    extract([checkpoint], held, recipe, self.store, networks={checkpoint.digest: network})
         except InputError as error:  # no reason to end a training run
             warnings.warn(f"epoch {epoch} is not measured: {error}", stacklevel=2)
             return {}

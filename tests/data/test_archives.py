@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_archives import BUILDERS, accept_fakes
+from helpers.fake_archives import BUILDERS, accept_fakes
 from scipy.io import savemat
 
 from ckptbench.base.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_results import edit
+from helpers.fake_results import edit
 from helpers.made_pages import NASTY, PROTOCOLS, Page, add_features, write_pages
 
 from ckptbench.base.errors import InputError
@@ -77,7 +77,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3 source runs x 4 targets: FE on all 12 pairs, FT on 6 that are neither the first nor the last; one
     score follows the truth, one is constant on every pair; figures of a time with fewer pairs lie about."""
-    selectors = {f"score-{i}": 0.1 + 0.2 * i for i in range(20)} | {"nil": 1.0}
+    selectors = {f"score-{i}": 0.1 + 0.2 * i for i in range(8)} | {"nil": 1.0}
     made = write_pages(
         tmp_path_factory.mktemp("wide") / "wide", sources=3, targets=4, epochs=14, seeds=2, examples=100,
         protocols=(("fe-tuned", "fe"), ("fe-raw", "fe"), ("ft-10", "ft")), selectors=selectors,

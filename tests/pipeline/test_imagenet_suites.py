@@ -17,7 +17,7 @@ from urllib.error import URLError
 import pandas as pd
 import pytest
 import torch
-from fake_archives import BUILDERS, accept_fakes
+from helpers.fake_archives import BUILDERS, accept_fakes
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store

@@ -76,7 +76,7 @@ def test_the_pick_has_the_highest_cross_validated_accuracy(folder):
 
 def test_a_second_call_reads_no_checkpoint_and_fits_nothing(folder, monkeypatch):
     first = ranked(folder)
-    for name in ("networks.extract._network", "networks.weights.file_digest", "networks.layouts.read_file"):
+    for name in ("networks.extract._network", "networks.runs.file_digest", "networks.layouts.read_file"):
         monkeypatch.setattr(f"ckptbench.{name}", lambda *_: pytest.fail("a checkpoint was read"))
     monkeypatch.setattr("ckptbench.truth.crossval.out_of_fold", lambda *_: pytest.fail("fitted"))
     monkeypatch.setattr("ckptbench.ranking.measure.guessing_p", lambda *_, **__: pytest.fail("permuted"))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import run_suite, write_suite
+from helpers.tiny import run_suite, write_suite
 from torch import nn
 
 from ckptbench.base.files import read_json

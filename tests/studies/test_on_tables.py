@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import fake_suite, write_results
+from helpers.fake_results import fake_suite, write_results
 from typer.testing import CliRunner
 
 from ckptbench.agreement.track import Track

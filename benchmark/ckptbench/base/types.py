@@ -26,6 +26,15 @@ Array = NDArray[Any]
 Float = NDArray[np.float64]
 
 
+def locked(array: Array) -> Array:
+    """The array itself, read-only from now on, and so is every array that it is a view of."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base.flags.writeable = False
+        base = base.base
+    return array
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """The weights after one epoch of a source run.

@@ -30,12 +30,8 @@ _NUMBER = re.compile(r"(?<![\d.])\d+(?!\d*\.\d)(?!\d)")
 _ALIAS = re.compile(r"last|best|final|latest", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A checkpoint's file, or its folder of shards, and its place in time."""
-
-    path: Path
-    epoch: int
+Entries = list[tuple[int, Path]]
+"""Checkpoints' files, or folders of shards, with their epochs."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +44,16 @@ class Content:
 
 def content_of(path: Path) -> Content:
     content = read_file(path)
-    return Content(_digest(content), facts_of(content))
+    tensors = [[place, tensors_digest(state)] for place, state in state_dicts(content)]
+    return Content(digest(tensors), facts_of(content))
 
 
 def find_checkpoints(
     where: Path | Sequence[Path],
     pattern: str | None = None,
     read: Callable[[Path], Content] = content_of,
-) -> tuple[list[Entry], list[str]]:
-    """The checkpoints of a folder (or a file, or a list of them) in epoch order.
+) -> tuple[dict[int, Path], list[str]]:
+    """The checkpoints of a folder (or a file, or a list of them) by epoch, in epoch order.
 
     Parameters
     ----------
@@ -65,7 +62,7 @@ def find_checkpoints(
 
     Returns
     -------
-    The checkpoints, and a sentence on each file that was left out.
+    Each epoch's file or folder of shards, and a sentence on each file that was left out.
 
     Raises
     ------
@@ -74,20 +71,18 @@ def find_checkpoints(
     """
     paths = _listed(where)
     if pattern is not None:
-        return _distinct([Entry(path, _matched(pattern, path)) for path in paths]), []
-    if not isinstance(where, Path) or len(paths) == 1:
-        numbered = [Entry(path, n) for n, path in enumerate(paths)]
-        named = number_of(paths[0].stem, "epoch") if len(paths) == 1 else None
-        return ([Entry(paths[0], named)] if named is not None else numbered), []
+        return _distinct([(_matched(pattern, path), path) for path in paths]), []
+    if len(paths) == 1:
+        return {number_of(paths[0].stem, "epoch") or 0: paths[0]}, []
+    if not isinstance(where, Path):
+        return dict(enumerate(paths)), []
     aliases = [path for path in paths if _ALIAS.search(path.stem) and number_of(path.stem, "epoch") is None]
     proper = [path for path in paths if path not in aliases]
     if not proper:
         proper, aliases = paths, []
     entries, notes = _numbered(proper, read)
     for path in aliases:
-        entry, note = _matched_alias(path, entries, read)
-        entries += [entry] if entry else []
-        notes += [note] if note else []
+        _add_alias(path, entries, notes, read)
     return _distinct(entries), notes
 
 
@@ -130,70 +125,67 @@ def _matched(pattern: str, path: Path) -> int:
         raise InputError(f"{pattern!r} is no regular expression: {error}") from None
 
 
-def _numbered(paths: list[Path], read: Callable[[Path], Content]) -> tuple[list[Entry], list[str]]:
+def _numbered(paths: list[Path], read: Callable[[Path], Content]) -> tuple[Entries, list[str]]:
     for what in ("epoch", "step"):
-        numbers = [number_of(path.stem, what) for path in paths]
-        if None not in numbers:
-            return [Entry(path, n) for path, n in zip(paths, numbers, strict=True) if n is not None], []
-        if any(n is not None for n in numbers):
-            return _with_content(paths, numbers, what, read)
+        numbers = {path: number_of(path.stem, what) for path in paths}
+        if any(number is not None for number in numbers.values()):
+            return _with_content(numbers, what, read)
     tokens = [_NUMBER.findall(path.stem) for path in paths]
     if len({len(own) for own in tokens}) == 1:
         for column in zip(*tokens, strict=True):
             if len({int(n) for n in column}) == len(paths):
-                return [Entry(path, int(n)) for path, n in zip(paths, column, strict=True)], []
-    return [Entry(path, n) for n, path in enumerate(paths)], []
+                return [(int(n), path) for n, path in zip(column, paths, strict=True)], []
+    return list(enumerate(paths)), []
 
 
 def _with_content(
-    paths: list[Path], numbers: list[int | None], what: str, read: Callable[[Path], Content]
-) -> tuple[list[Entry], list[str]]:
+    numbers: dict[Path, int | None], what: str, read: Callable[[Path], Content]
+) -> tuple[Entries, list[str]]:
     """Names without a number among names with one: what the file itself says, else it is left out."""
     entries, notes = [], []
-    for path, number in zip(paths, numbers, strict=True):
+    for path, number in numbers.items():
         own = number if number is not None else read(path).facts.get(what)
         if own is None:
             notes.append(f"{path.name} has no {what} in its name nor in it, as others there do: left out")
         else:
-            entries.append(Entry(path, own))
+            entries.append((own, path))
     return entries, notes
 
 
-def _matched_alias(
-    path: Path, entries: list[Entry], read: Callable[[Path], Content]
-) -> tuple[Entry | None, str]:
+def _add_alias(path: Path, entries: Entries, notes: list[str], read: Callable[[Path], Content]) -> None:
     """A ``last`` or ``best`` file: the copy of another, or of the epoch that it says."""
     try:
         content = read(path)
     except InputError as error:
-        return None, f"{error}: left out"
-    for entry in entries:
-        try:
-            same = read(entry.path).digest == content.digest
-        except InputError:  # said where it is loaded
-            continue
-        if same:
-            return None, f"{path.name} holds the weights of epoch {entry.epoch}"
+        notes.append(f"{error}: left out")
+        return
     epoch = content.facts.get("epoch")
-    if epoch is None:
-        return None, f"{path.name} does not say its epoch and equals no other: left out"
-    if epoch in {entry.epoch for entry in entries}:
-        return None, f"{path.name} says it is of epoch {epoch}, of which there is another file: left out"
-    return Entry(path, epoch), ""
+    same = next((number for number, other in entries if _digest(other, read) == content.digest), None)
+    if same is not None:
+        notes.append(f"{path.name} holds the weights of epoch {same}")
+    elif epoch is None:
+        notes.append(f"{path.name} does not say its epoch and equals no other: left out")
+    elif epoch in dict(entries):
+        notes.append(f"{path.name} says it is of epoch {epoch}, of which there is another file: left out")
+    else:
+        entries.append((epoch, path))
 
 
-def _digest(content: object) -> str:
-    """Of all tensors in a file by name, whatever else it holds."""
-    return digest([[path, tensors_digest(state)] for path, state in state_dicts(content)])
+def _digest(path: Path, read: Callable[[Path], Content]) -> str | None:
+    """Of the tensors in a file; what is wrong with one that cannot be read is said where it is loaded."""
+    try:
+        return read(path).digest
+    except InputError:
+        return None
 
 
-def _distinct(entries: list[Entry]) -> list[Entry]:
-    by_epoch: dict[int, Entry] = {}
-    for entry in entries:
-        other = by_epoch.setdefault(entry.epoch, entry)
-        if other is not entry:
+def _distinct(entries: Entries) -> dict[int, Path]:
+    by_epoch: dict[int, Path] = {}
+    for epoch, path in sorted(entries, key=lambda entry: entry[0]):
+        other = by_epoch.setdefault(epoch, path)
+        if other is not path:
             raise InputError(
-                f"{other.path.name} and {entry.path.name} are both of epoch {entry.epoch}: "
+                f"{other.name} and {path.name} are both of epoch {epoch}: "
                 "move one, or say with --pattern where the epoch is in the names"
             )
-    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+    return by_epoch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ckptbench.base import guard
 from ckptbench.base.errors import InputError
 from ckptbench.base.types import Finding
 from ckptbench.plugins import Kind, PluginSpec, load_plugins
@@ -38,13 +39,14 @@ def check_file(path: str | Path, plugins: Sequence[str] = ()) -> dict[str, list[
     Raises
     ------
     InputError
-        If the file is missing, cannot be imported, defines no plugin that can be checked, or one with a name
-        that is taken.
+        If the file is missing, cannot be imported (or reads files when it is), defines no plugin that can be
+        checked, or one with a name that is taken.
     """
     where = str(Path(path).resolve())
     found: dict[str, list[Finding]] = {}
     for kind, test in CHECKS.items():
-        registry = load_plugins(kind, (path, *plugins))
+        with guard.watch():  # nothing is read when it is imported, either
+            registry = load_plugins(kind, (path, *plugins))
         if where in registry.broken:
             raise InputError(f"{path} cannot be loaded: {registry.broken[where]}")
         found |= {spec.name: test(spec) for spec in registry.specs.values() if spec.where == where}

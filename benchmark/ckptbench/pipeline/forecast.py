@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ckptbench.base.errors import InputError
-from ckptbench.base.files import read_json
 from ckptbench.base.types import Key
-from ckptbench.networks.weights import RUN_FILE
+from ckptbench.networks.runs import read_record
 from ckptbench.pipeline.plan import Plan, SourceRun, is_judged
 from ckptbench.pipeline.stages import fe_tasks, ft_tasks, probe_folds, score_tasks, tuning_folds
 from ckptbench.results import Results, find_results
@@ -174,9 +173,8 @@ def _measured(plan: Plan, trained: list[SourceRun]) -> Seconds:
     """Seconds of the cells that the store has."""
     found: Seconds = defaultdict(list)
     for source in plan.sources:
-        record = source.folder / RUN_FILE
-        if source.is_trained_here and record.exists():
-            rows = read_json(record)["checkpoints"]
+        if source.is_trained_here:
+            rows = read_record(source.folder).get("checkpoints", ())
             found["pretrain", source.name] += [float(row["seconds"]) for row in rows]
     here = plan.with_sources(trained)
     for source in trained:

@@ -28,7 +28,7 @@ from ckptbench.data.targets import check_disjoint, sample
 from ckptbench.networks.architectures import find_architecture
 from ckptbench.networks.extract import Recipe
 from ckptbench.networks.hardware import pick_device
-from ckptbench.networks.pretrain import epochs_done, find_run, normalisation, trajectory
+from ckptbench.networks.runs import find_run, last_epoch, normalisation, trajectory
 from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.scores.tasks import SOURCE_ROWS, CandidateFiles
 from ckptbench.suites import FE, FT, Data, Source, Suite
@@ -93,7 +93,7 @@ class SourceRun:
         """How many epochs training still lacks."""
         if not self.is_trained_here or self.spec.epochs is None:
             return 0
-        return self.spec.epochs - epochs_done(self.folder)
+        return self.spec.epochs - last_epoch(self.folder)[0]
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
@@ -105,7 +105,7 @@ class SourceRun:
             If the run is not trained to its end, or a checkpoint is missing.
         """
         if self.epochs_left > 0:
-            done = epochs_done(self.folder)
+            done, _ = last_epoch(self.folder)
             state = f"trained up to epoch {done} of {self.spec.epochs}" if done >= 0 else "not trained yet"
             raise InputError(f"source run {self.name} is {state}: run ckptbench pretrain first")
         return trajectory(self.spec, self.folder)

@@ -18,13 +18,12 @@ import numpy as np
 
 from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
-from ckptbench.base.files import read_json, write_text
+from ckptbench.base.files import write_text
 from ckptbench.base.folders import commit
 from ckptbench.base.types import Array, Cell, Computed, Key, Provenance
-from ckptbench.networks.soundness import soundness
-from ckptbench.networks.weights import RUN_FILE
+from ckptbench.networks.runs import read_record, soundness
 from ckptbench.pipeline.feature_maps import feature_tables, map_tasks
-from ckptbench.pipeline.plan import Plan, SourceRun
+from ckptbench.pipeline.plan import Plan
 from ckptbench.pipeline.stages import fe_tasks, ft_tasks, probe_folds, score_tasks, tuning_folds
 from ckptbench.results import Results, make_table, verify
 from ckptbench.scores.tasks import score_rows
@@ -82,12 +81,10 @@ class _Collector:
 
     def _checkpoints(self) -> Iterator[Row]:
         for source in self.plan.sources:
-            record = _training_record(source)
-            machine, rows = (
-                record.get("key", {}),
-                {row["epoch"]: row for row in record.get("checkpoints", ())},
-            )
-            sound = soundness(source.folder, source.spec) if record else ""
+            record = read_record(source.folder)
+            machine = record.get("key", {})
+            rows = {row["epoch"]: row for row in record.get("checkpoints", ())}
+            sound = soundness(record, source.spec)
             for c in source.checkpoints:
                 row = rows.get(c.epoch, {})
                 if row:
@@ -236,12 +233,6 @@ def _drawn(results: Results, folder: Path) -> str:
     correct = [(name, hashlib.sha256(rows.tobytes()).hexdigest()) for name, rows in results.correct.items()]
     about = [results.suite.model_dump_json(), repr(results.provenance)]
     return digest([commit(), *tables, *correct, *about, verify(folder)])
-
-
-def _training_record(source: SourceRun) -> dict[str, Any]:
-    """What ``run.json`` says of training; nothing for checkpoints of a folder that has none."""
-    path = source.folder / RUN_FILE
-    return read_json(path) if path.exists() else {}
 
 
 def _device(computed: Mapping[str, str]) -> str:

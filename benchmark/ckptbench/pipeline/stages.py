@@ -20,7 +20,8 @@ from ckptbench.base.tasks import CellTask
 from ckptbench.base.types import Cell
 from ckptbench.networks.extract import extract as extract_features
 from ckptbench.networks.hardware import machine, resolve_precision
-from ckptbench.networks.pretrain import RunTask, epochs_done, last_epoch
+from ckptbench.networks.pretrain import RunTask
+from ckptbench.networks.runs import last_epoch
 from ckptbench.pipeline.executor import Task, default_workers, run_tasks
 from ckptbench.pipeline.feature_maps import map_tasks
 from ckptbench.pipeline.plan import Plan
@@ -244,7 +245,7 @@ def tuning_folds(plan: Plan) -> list[TuningFold]:
 @contextlib.contextmanager
 def _followed(folders: dict[str, Path], advance: Advance) -> Iterator[None]:
     """Advance by the epochs that runs note in their folders, in whichever process they are trained."""
-    seen = {name: epochs_done(folder) for name, folder in folders.items()}
+    seen = {name: last_epoch(folder)[0] for name, folder in folders.items()}
     over = threading.Event()
 
     def follow() -> None:

@@ -20,7 +20,7 @@ from ckptbench.base.types import Cell, Checkpoint, Preprocessing
 from ckptbench.networks.architectures import Architecture, find_architecture, last_linear
 from ckptbench.networks.folders import Content, content_of
 from ckptbench.networks.layouts import Found, tensors_digest, weight_files
-from ckptbench.networks.weights import RUN_FILE, file_digest, read_run
+from ckptbench.networks.runs import RUN_FILE, file_digest, read_run
 from ckptbench.pipeline.progress import Advance
 from ckptbench.plugins import load_plugins
 from ckptbench.ranking.options import Options, is_path
@@ -188,7 +188,7 @@ def _add(brought: Brought, epoch: int, network: nn.Module, facts: dict[str, Any]
 def _preprocessing(architecture: Architecture, where: Path | list[Path] | None) -> tuple[Preprocessing, str]:
     """How images are prepared, and who says so: the run's own record, else the architecture's library."""
     from ckptbench.base.files import read_json
-    from ckptbench.networks.pretrain import normalisation
+    from ckptbench.networks.runs import normalisation
     from ckptbench.suites import Source
 
     if isinstance(where, Path) and (where / RUN_FILE).is_file():

@@ -152,7 +152,7 @@ def _extracted(
     measured: Measured, recipe: Recipe, networks: dict[str, Any], strict: bool, reporter: Reporter
 ) -> Measured:
     """The features of every checkpoint in the store; those that are not finite are left out."""
-    from ckptbench.networks.extract import extract, extract_networks
+    from ckptbench.networks.extract import extract
     from ckptbench.networks.training import evaluating
 
     store, examples = measured.store, measured.labelled.examples
@@ -161,12 +161,11 @@ def _extracted(
     missing = [c for c in measured.checkpoints if not store.has_features(keys[c.digest])]
     with reporter.stage("extract", len(missing) * len(examples)) as advance:
         try:
-            if networks:
-                with evaluating(networks.values()):
-                    pairs = [(c, networks[c.digest]) for c in measured.checkpoints]
-                    extract_networks(pairs, examples, recipe, store, lambda done: advance(done))
-            else:
-                extract(measured.checkpoints, examples, recipe, store, lambda done: advance(done))
+            with evaluating(networks.values()):
+                extract(
+                    measured.checkpoints, examples, recipe, store, lambda done: advance(done),
+                    networks=networks,
+                )  # fmt: skip
         except InputError:
             left = [c for c in measured.checkpoints if store.has_features(keys[c.digest])]
             if strict or not left:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ckptbench.base import guard
 from ckptbench.base.errors import InputError
-from ckptbench.base.types import Array, Checkpoint, Float
+from ckptbench.base.types import Array, Checkpoint, Float, locked
 from ckptbench.numerics.features import standardise
 from ckptbench.numerics.spectrum import Moments, Spectrum
 
@@ -31,15 +31,6 @@ class SourceRows:
 
     features: Array
     labels: NDArray[np.int64]
-
-
-def locked(array: Array) -> Array:
-    """The array itself, read-only from now on, and so is every array that it is a view of."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base.flags.writeable = False
-        base = base.base
-    return array
 
 
 class Ledger:

@@ -23,9 +23,9 @@ from ckptbench.base.digests import derive_seed, digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.tasks import CellTask, sentence
-from ckptbench.base.types import Array, Cell, Checkpoint, Key
+from ckptbench.base.types import Array, Cell, Checkpoint, Key, locked
 from ckptbench.plugins import PluginSpec, load_plugins
-from ckptbench.scores.candidate import Candidate, Ledger, SourceRows, locked, logits_of
+from ckptbench.scores.candidate import Candidate, Ledger, SourceRows, logits_of
 from ckptbench.scores.score import check_needs, outside_bounds, view
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.tasks import CellTask
-from ckptbench.base.types import Array, Cell, Checkpoint, Examples, Key, Target
+from ckptbench.base.types import Array, Cell, Checkpoint, Key, Target
 from ckptbench.data.targets import load_target
 from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.suites import FE, FT, Data
@@ -301,13 +301,10 @@ def _target_on(data: Data, name: str, device: str) -> tuple[Target, Tensors]:
     """A target with its images on the device as uint8, decoded once per worker."""
     import torch
 
-    target = load_target(data, name)
+    from ckptbench.networks.training import on_device
 
-    def tensors(split: Examples) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(split.images(slice(None))).to(device)
-        return images, torch.tensor(split.labels, device=device)
-
-    return target, (*tensors(target.train), *tensors(target.test))
+    target, where = load_target(data, name), torch.device(device)
+    return target, (*on_device(target.train, where), *on_device(target.test, where))
 
 
 _networks: dict[tuple[object, ...], tuple[Architecture, nn.Module, str]] = {}

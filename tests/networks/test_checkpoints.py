@@ -19,7 +19,7 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.files import write_json
 from ckptbench.networks.architectures import Architecture, find_architecture, split_spec
 from ckptbench.networks.layouts import read_file
-from ckptbench.networks.weights import read_run
+from ckptbench.networks.runs import read_run
 from ckptbench.plugins import load_plugins
 
 ARCH = "smallcnn:width=4"

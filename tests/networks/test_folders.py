@@ -17,7 +17,7 @@ def write(folder: Path, *names: str, **facts: int) -> None:
 
 
 def epochs(folder: Path, pattern: str | None = None) -> dict[str, int]:
-    return {entry.path.name: entry.epoch for entry in find_checkpoints(folder, pattern)[0]}
+    return {path.name: epoch for epoch, path in find_checkpoints(folder, pattern)[0].items()}
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_last_and_best_are_matched_by_what_is_in_them(tmp_path: Path) -> None:
     torch.save({"model": {"w": torch.full((3,), 9.0)}, "epoch": 3}, tmp_path / "last.pt")
     torch.save({"model": {"w": torch.full((3,), 8.0)}}, tmp_path / "final.pt")
     entries, notes = find_checkpoints(tmp_path)
-    assert [(entry.path.name, entry.epoch) for entry in entries] == [
-        ("epoch1.pt", 1), ("epoch2.pt", 2), ("last.pt", 3),
-    ]  # fmt: skip
+    assert {epoch: path.name for epoch, path in entries.items()} == {
+        1: "epoch1.pt", 2: "epoch2.pt", 3: "last.pt"
+    }  # fmt: skip
     assert notes == [
         "best.pt holds the weights of epoch 1",
         "final.pt does not say its epoch and equals no other: left out",
@@ -75,7 +75,7 @@ def test_a_name_without_an_epoch_among_others_is_asked_for_it(tmp_path: Path) ->
     write(tmp_path, "stray.pt", epoch=7)
     write(tmp_path, "other.pt")
     entries, notes = find_checkpoints(tmp_path)
-    assert [entry.epoch for entry in entries] == [1, 2, 7]
+    assert list(entries) == [1, 2, 7]
     assert notes == ["other.pt has no epoch in its name nor in it, as others there do: left out"]
 
 
@@ -96,7 +96,7 @@ def test_what_trainers_leave_beside_the_weights_is_no_checkpoint(tmp_path: Path)
 def test_a_list_is_taken_as_given(tmp_path: Path) -> None:
     write(tmp_path, "b.pt", "a.pt")
     entries, _ = find_checkpoints([tmp_path / "b.pt", tmp_path / "a.pt"])
-    assert [(entry.path.name, entry.epoch) for entry in entries] == [("b.pt", 0), ("a.pt", 1)]
+    assert [path.name for path in entries.values()] == ["b.pt", "a.pt"]
 
 
 def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
