@@ -218,6 +218,7 @@ def test_unsound_runs_are_in_no_record():
     with pytest.raises(InputError, match="rename it"):
         make_record(chosen_rows({"winner": [1.0, 2.0]}))
     assert make_record(rows[:0]).empty
+    assert make_record(rows.assign(unsound="diverged")).empty
 
 
 def test_a_record_that_cannot_be_read_is_said(tmp_path: Path):

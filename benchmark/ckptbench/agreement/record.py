@@ -56,14 +56,13 @@ def make_record(chosen: pd.DataFrame) -> pd.DataFrame:
     InputError
         If a score or procedure has the name of the row ``winner``.
     """
-    parts = (
-        [_record(rows, str(goal)) for goal, rows in chosen.groupby("goal", sort=False)] if len(chosen) else []
-    )
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS[2:])
+    if chosen.empty or (chosen := chosen[chosen["unsound"] == ""]).empty:
+        return pd.DataFrame(columns=list(COLUMNS))
+    parts = [_record(rows, str(goal)) for goal, rows in chosen.groupby("goal", sort=False)]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _record(chosen: pd.DataFrame, goal: str) -> pd.DataFrame:
-    chosen = chosen[chosen["unsound"] == ""]
     if (chosen["selector"] == WINNER).any():
         raise InputError(f"something is called {WINNER!r}, the name of a row of the record: rename it")
     runs = run_means(chosen[chosen["regret"].notna()], ("regret", "gain", "seconds"), ("gain_sd",))
