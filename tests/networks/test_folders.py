@@ -105,3 +105,13 @@ def test_no_checkpoint_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(InputError, match="holds no checkpoint: files should end in"):
         find_checkpoints(tmp_path)
+
+
+def test_a_damaged_file_hides_no_copy_of_another(tmp_path: Path) -> None:
+    """It is said of that file where it is loaded."""
+    write(tmp_path, "epoch1.pt", "epoch2.pt")
+    (tmp_path / "last.pt").write_bytes((tmp_path / "epoch2.pt").read_bytes())
+    (tmp_path / "epoch1.pt").write_bytes(b"nothing")
+    entries, notes = find_checkpoints(tmp_path)
+    assert list(entries) == [1, 2]
+    assert notes == ["last.pt holds the weights of epoch 2"]

@@ -44,14 +44,14 @@ class Content:
 
 def content_of(path: Path) -> Content:
     content = read_file(path)
-    tensors = [[place, tensors_digest(state)] for place, state in state_dicts(content)]
-    return Content(digest(tensors), facts_of(content))
+    return Content(_digest(content), facts_of(content))
+
+
+Read = Callable[[Path], Content]
 
 
 def find_checkpoints(
-    where: Path | Sequence[Path],
-    pattern: str | None = None,
-    read: Callable[[Path], Content] = content_of,
+    where: Path | Sequence[Path], pattern: str | None = None, read: Read = content_of
 ) -> tuple[dict[int, Path], list[str]]:
     """The checkpoints of a folder (or a file, or a list of them) by epoch, in epoch order.
 
@@ -125,7 +125,7 @@ def _matched(pattern: str, path: Path) -> int:
         raise InputError(f"{pattern!r} is no regular expression: {error}") from None
 
 
-def _numbered(paths: list[Path], read: Callable[[Path], Content]) -> tuple[Entries, list[str]]:
+def _numbered(paths: list[Path], read: Read) -> tuple[Entries, list[str]]:
     for what in ("epoch", "step"):
         numbers = {path: number_of(path.stem, what) for path in paths}
         if any(number is not None for number in numbers.values()):
@@ -138,9 +138,7 @@ def _numbered(paths: list[Path], read: Callable[[Path], Content]) -> tuple[Entri
     return list(enumerate(paths)), []
 
 
-def _with_content(
-    numbers: dict[Path, int | None], what: str, read: Callable[[Path], Content]
-) -> tuple[Entries, list[str]]:
+def _with_content(numbers: dict[Path, int | None], what: str, read: Read) -> tuple[Entries, list[str]]:
     """Names without a number among names with one: what the file itself says, else it is left out."""
     entries, notes = [], []
     for path, number in numbers.items():
@@ -152,15 +150,22 @@ def _with_content(
     return entries, notes
 
 
-def _add_alias(path: Path, entries: Entries, notes: list[str], read: Callable[[Path], Content]) -> None:
+def _add_alias(path: Path, entries: Entries, notes: list[str], read: Read) -> None:
     """A ``last`` or ``best`` file: the copy of another, or of the epoch that it says."""
     try:
         content = read(path)
     except InputError as error:
         notes.append(f"{error}: left out")
         return
+
+    def is_same(other: Path) -> bool:
+        try:
+            return read(other).digest == content.digest
+        except InputError:  # said where it is loaded
+            return False
+
     epoch = content.facts.get("epoch")
-    same = next((number for number, other in entries if _digest(other, read) == content.digest), None)
+    same = next((number for number, other in entries if is_same(other)), None)
     if same is not None:
         notes.append(f"{path.name} holds the weights of epoch {same}")
     elif epoch is None:
@@ -171,12 +176,9 @@ def _add_alias(path: Path, entries: Entries, notes: list[str], read: Callable[[P
         entries.append((epoch, path))
 
 
-def _digest(path: Path, read: Callable[[Path], Content]) -> str | None:
-    """Of the tensors in a file; what is wrong with one that cannot be read is said where it is loaded."""
-    try:
-        return read(path).digest
-    except InputError:
-        return None
+def _digest(content: object) -> str:
+    """Of all tensors in a file by name, whatever else it holds."""
+    return digest([[place, tensors_digest(state)] for place, state in state_dicts(content)])
 
 
 def _distinct(entries: Entries) -> dict[int, Path]:

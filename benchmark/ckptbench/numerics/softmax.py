@@ -84,9 +84,11 @@ def fit_softmax(
     units = np.append(energy, 1.0)
     units /= units.max()
 
+    onehot = (np.arange(n_classes)[:, None] == y).astype(np.float64)
+    problem = _Problem(Z, onehot, w, ridge, units)
     group = max(1, LOGITS // (n_classes * len(y)))
     parts = [
-        _descend_twice(y, Z, w[h : h + group], ridge[h : h + group], units, n_classes, tol, max_iterations)
+        _descend_twice(y, problem.heads(slice(h, h + group)), tol, max_iterations)
         for h in range(0, len(lam), group)
     ]
     A, gradient, steps = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -168,7 +170,7 @@ class _Problem:
     ridge: Array
     units: Array
 
-    def heads(self, some: Array) -> _Problem:
+    def heads(self, some: Array | slice) -> _Problem:
         return replace(self, weights=self.weights[some], ridge=self.ridge[some])
 
     def along(self, A: Array) -> Array:
@@ -195,31 +197,25 @@ class _Problem:
         return np.sqrt(squares @ self.units), np.sqrt(_dot(squares, B))
 
 
-def _descend_twice(
-    y: Labels,
-    Z: Float,
-    weights: Float,
-    ridge: Float,
-    units: Float,
-    n_classes: int,
-    tol: float,
-    limit: int,
-) -> tuple[Float, Float, Labels]:
+def _descend_twice(y: Labels, problem: _Problem, tol: float, limit: int) -> tuple[Float, Float, Labels]:
     """``_descend`` from zero in float32, and from there in float64."""
-    start, gradient = np.zeros((len(ridge), n_classes, Z.shape[1])), np.zeros(len(ridge))
-    steps = np.zeros(len(ridge), dtype=np.int64)
+    heads, size = problem.ridge.shape
+    A, gradient, steps = (
+        np.zeros((heads, len(problem.onehot), size)),
+        np.zeros(heads),
+        np.zeros(heads, np.int64),
+    )
     # float32 can reach 1e-6. It is asked for a little more than tol, so that most heads need
     # no further step in float64.
     for dtype, goal, most in (
         (np.float32, 0.9 * max(tol, 1e-5), min(1000, limit)),
         (np.float64, tol, limit),
     ):
-        onehot = (np.arange(n_classes)[:, None] == y).astype(dtype)
-        Zs, ws, ridges, scales = (array.astype(dtype, copy=False) for array in (Z, weights, ridge, units))
-        problem = _Problem(Zs, onehot, ws, ridges, scales)
-        start, gradient, taken = _descend(y, problem, start.astype(dtype, copy=False), goal, most)
+        parts = (problem.Z, problem.onehot, problem.weights, problem.ridge, problem.units)
+        there = _Problem(*(array.astype(dtype, copy=False) for array in parts))
+        A, gradient, taken = _descend(y, there, A.astype(dtype, copy=False), goal, most)
         steps += taken
-    return start, gradient, steps
+    return A, gradient, steps
 
 
 def _descend(y: Labels, problem: _Problem, A: Array, tol: float, limit: int) -> tuple[Float, Float, Labels]:
