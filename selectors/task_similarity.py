@@ -6,8 +6,10 @@ kernel of an infinitely wide two-layer network whose inputs are the features. Al
 """
 
 import math
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 from scipy.linalg import lstsq
 
 from ckptbench import (
@@ -58,14 +60,12 @@ class PARC:
     random = True
     bounds = (-100.0, 100.0)
     readings = ("reading=code",)
-    dims: int = 32
-    rows: int = 5000
-    reading: str = "cosine"
+    dims: Annotated[int, Field(ge=1)] = 32
+    rows: Annotated[int, Field(ge=2)] = 5000
+    reading: Literal["cosine", "code"] = "cosine"
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
-        if self.reading not in ("cosine", "code"):
-            raise InputError(f"parc: reading={self.reading!r} is not known: cosine or code")
         sample = _sample(candidate, self.rows)
         if self.reading == "code":
             return self._as_published(sample)
@@ -133,8 +133,8 @@ class LFC:
     name = "lfc"
     random = True
     paper = "Deshpande et al. 2021, A linearized framework and a new benchmark for model selection"
-    rows: int = 5000
-    norm: str = "frobenius"
+    rows: Annotated[int, Field(ge=2)] = 5000
+    norm: Literal["frobenius", "spectral"] = "frobenius"
     scale: str = "raw"
 
     @property
@@ -142,8 +142,6 @@ class LFC:
         return (-1.0, 1.0) if self.norm == "frobenius" else (-math.inf, math.inf)
 
     def score(self, candidate: Candidate) -> float:
-        if self.norm not in ("frobenius", "spectral"):
-            raise InputError(f"lfc: norm={self.norm!r} is not known: frobenius or spectral")
         sample = _sample(candidate, self.rows)
         n, spectrum = len(sample.classes), sample.spectrum
         counts = np.bincount(sample.classes).astype(np.float64)
@@ -187,7 +185,7 @@ class Gram:
     published = "lower"
     bounds = (-math.inf, 0.0)
     paper = "Liu et al. 2019, Towards Understanding the Transferability of Deep Representations"
-    rows: int = 5000
+    rows: Annotated[int, Field(ge=2)] = 5000
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
@@ -221,8 +219,8 @@ class GramTransfer:
     bounds = (-math.inf, 0.0)
     needs = ("features", "labels", "source")
     paper = "Liu et al. 2019, Towards Understanding the Transferability of Deep Representations"
-    rows: int = 5000
-    source_rows: int = 1000
+    rows: Annotated[int, Field(ge=2)] = 5000
+    source_rows: Annotated[int, Field(ge=1)] = 1000
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ckptbench.monitor import Monitor
     from ckptbench.networks.architectures import last_linear
     from ckptbench.networks.objective import Batch, Objective
+    from ckptbench.networks.training import augment, to_input
+    from ckptbench.numerics.discriminant import lda_leave_one_out
     from ckptbench.numerics.kernels import arc_cosine, centred_onehot, kernel_weights, label_complexity
     from ckptbench.numerics.linear import PENALTIES, leave_one_out, log_evidence, ridge_predictions
     from ckptbench.numerics.softmax import fit_softmax
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from ckptbench.plugins import Extractor, Reader, Selector
     from ckptbench.ranking.answer import Ranking
     from ckptbench.ranking.run import rank
-    from ckptbench.scores.candidate import Candidate, SourceRows
+    from ckptbench.scores.candidate import Candidate, SourceImages, SourceRows
     from ckptbench.scores.score import score
     from ckptbench.suites import FE
     from ckptbench.truth.penalty import FineTuning, Penalty, layer_outputs
@@ -60,8 +62,10 @@ _HOME = {
     "RawSet": ("data.raw", "RawSet"),
     "Reader": ("plugins", "Reader"),
     "Selector": ("plugins", "Selector"),
+    "SourceImages": ("scores.candidate", "SourceImages"),
     "SourceRows": ("scores.candidate", "SourceRows"),
     "Spectrum": ("numerics.spectrum", "Spectrum"),
+    "augment": ("networks.training", "augment"),
     "arc_cosine": ("numerics.kernels", "arc_cosine"),
     "centred_onehot": ("numerics.kernels", "centred_onehot"),
     "content_digest": ("data.raw", "content_digest"),
@@ -74,6 +78,7 @@ _HOME = {
     "last_linear": ("networks.architectures", "last_linear"),
     "layer_outputs": ("truth.penalty", "layer_outputs"),
     "leaderboard": ("pipeline.api", "leaderboard"),
+    "lda_leave_one_out": ("numerics.discriminant", "lda_leave_one_out"),
     "leave_one_out": ("numerics.linear", "leave_one_out"),
     "log_evidence": ("numerics.linear", "log_evidence"),
     "nearest": ("base.text", "nearest"),
@@ -85,6 +90,7 @@ _HOME = {
     "score": ("scores.score", "score"),
     "stratified": ("base.sampling", "stratified"),
     "stratified_folds": ("base.sampling", "stratified_folds"),
+    "to_input": ("networks.training", "to_input"),
 }
 __all__ = [
     "FE",
@@ -108,10 +114,12 @@ __all__ = [
     "RawSet",
     "Reader",
     "Selector",
+    "SourceImages",
     "SourceRows",
     "Spectrum",
     "__version__",
     "arc_cosine",
+    "augment",
     "centred_onehot",
     "content_digest",
     "data_root",
@@ -122,6 +130,7 @@ __all__ = [
     "label_complexity",
     "last_linear",
     "layer_outputs",
+    "lda_leave_one_out",
     "leaderboard",
     "leave_one_out",
     "log_evidence",
@@ -134,6 +143,7 @@ __all__ = [
     "score",
     "stratified",
     "stratified_folds",
+    "to_input",
 ]
 
 

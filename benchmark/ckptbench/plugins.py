@@ -40,14 +40,16 @@ if TYPE_CHECKING:
 class Selector(Protocol):
     """What a selector plugin looks like; nothing need inherit from it.
 
-    ``needs`` is a subset of features, labels, source_probs, source_logits, source, weights (features
-    and labels where it is not given); ``random`` says that the score draws from ``candidate.rng``. Annotated
-    class attributes with defaults are parameters. A selector with a parameter ``scale`` ("raw" or
-    "std") is handed the features scaled that way. ``readings`` are settings ("reading=code") that ``*`` puts
-    beside the defaults. ``Annotated[int, Field(ge=1)]`` bounds a parameter; ``bounds`` is the least and the
-    greatest score, each a number or a function of the number of classes. One that defines
-    ``score_pool(candidates) -> array`` instead of ``score`` sees the whole trajectory at once.
+    ``needs`` is a subset of features, labels, source_probs, source_logits, source, weights, source_images
+    (features and labels where it is not given); ``random`` says that the score draws from
+    ``candidate.rng``. Annotated class attributes with defaults are parameters. A selector with a
+    parameter ``scale`` ("raw" or "std") is handed the features scaled that way. ``readings`` are settings
+    ("reading=code") that ``*`` puts beside the defaults. ``Annotated[int, Field(ge=1)]`` bounds a
+    parameter; ``bounds`` is the least and the greatest score, each a number or a function of the number of
+    classes. One that defines ``score_pool(candidates) -> array`` instead of ``score`` sees the whole
+    trajectory at once.
     ``cheap = False`` says that it takes long, and is not computed once more on permuted labels;
+    ``dear = True`` that it takes minutes a checkpoint: ``*`` leaves it out, a suite has to name it;
     ``exempt = ("TEST: REASON", ...)`` which tests of `ckptbench check` it need not pass, and why.
     """
 
@@ -101,7 +103,7 @@ PLURALS: dict[Kind, str] = {
 }
 """Of the folders and entry-point groups."""
 ENVIRONMENT = "CKPTBENCH_PLUGINS"
-NEEDS = ("features", "labels", "source_probs", "source_logits", "source", "weights")
+NEEDS = ("features", "labels", "source_probs", "source_logits", "source", "weights", "source_images")
 # A class with a ``name`` and one of these methods is a plugin of the kind.
 _METHODS: dict[Kind, tuple[str, ...]] = {
     "selector": ("score", "score_pool"),
@@ -164,7 +166,12 @@ class PluginSpec:
     @property
     def is_cheap(self) -> bool:
         """Whether it takes a moment: nothing but what the plugin says of itself."""
-        return bool(getattr(self.plugin, "cheap", True)) and "weights" not in self.needs
+        return bool(getattr(self.plugin, "cheap", True)) and not self.is_dear and "weights" not in self.needs
+
+    @property
+    def is_dear(self) -> bool:
+        """Whether it takes minutes, so that it is computed only where it is asked for by name."""
+        return bool(getattr(self.plugin, "dear", False))
 
     @property
     def has_control(self) -> bool:
@@ -208,7 +215,7 @@ class PluginSpec:
                 params[key] = TypeAdapter(hints[key]).validate_python(raw)
             except ValidationError as error:
                 wrong, hint = error.errors()[0], hints[key]
-                if wrong["type"].startswith(("greater_than", "less_than")):
+                if wrong["type"].startswith(("greater_than", "less_than", "literal")):
                     why = wrong["msg"].removeprefix("Input ")
                     raise InputError(f"{self.name}: {key}={value} {why}") from None
                 hint = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
@@ -246,11 +253,12 @@ class Registry:
         return spec.with_params(params) if params else spec
 
     def select(self, labels: Iterable[str]) -> list[PluginSpec]:
-        """Specs for a list of labels. ``*`` means all, each in all its ``readings``."""
+        """Specs for a list of labels. ``*`` means all but the dear, each in all its ``readings``."""
         chosen: dict[str, PluginSpec] = {}
         for label in labels:
             if label == "*":
-                chosen |= {one.label: one for spec in self.specs.values() for one in spec.readings}
+                every = (spec for spec in self.specs.values() if not spec.is_dear)
+                chosen |= {one.label: one for spec in every for one in spec.readings}
             else:
                 spec = self[label]
                 chosen[spec.label] = spec

@@ -13,7 +13,7 @@ from ckptbench import __version__
 from ckptbench.base.errors import InputError
 from ckptbench.cli import plugins, suites
 from ckptbench.cli.rank import rank
-from ckptbench.cli.studies import study
+from ckptbench.cli.studies import interference, study
 from ckptbench.cli.tables import judge
 
 
@@ -74,6 +74,7 @@ app.command()(suites.methods)
 app.command()(suites.compare)
 app.command()(judge)
 app.command()(study)
+app.command()(interference)
 app.command("judge-selector")(plugins.judge_selector)
 app.command("list")(plugins.list_)
 app.command()(plugins.new)

@@ -126,7 +126,12 @@ def _parameters(spec: PluginSpec) -> str:
 
 def _needs(spec: PluginSpec) -> str:
     """What a selector needs beside features and labels; ``pool`` where it scores whole trajectories."""
-    beside = {"source_probs": "source head", "source_logits": "source head", "source": "source rows"}
+    beside = {
+        "source_probs": "source head",
+        "source_logits": "source head",
+        "source": "source rows",
+        "source_images": "source images",
+    }
     needs = [beside.get(need, need) for need in spec.needs if need not in ("features", "labels")]
     if "labels" not in spec.needs:
         needs.append("no labels" if "features" in spec.needs else "nothing")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ckptbench.cli.options import Device, DeviceOption, Plugins, StorePath
+from ckptbench.cli.options import Device, DeviceOption, Json, Plugins, StorePath, print_frame
 from ckptbench.cli.suites import PUBLISHED, Publish
 
 
@@ -20,6 +20,12 @@ def study(
     epoch: Annotated[int | None, typer.Option("--epoch", help="the checkpoint; the last by default")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="repeats of what is random")] = 3,
     full: Annotated[bool, typer.Option("--full", help="the paper's own sizes")] = False,
+    weights: Annotated[
+        str, typer.Option("--weights", help="bert: a saved model's folder, or its name on the hub")
+    ] = "google-bert/bert-base-uncased",
+    texts: Annotated[
+        str, typer.Option("--texts", help="bert: a folder of TASK/train.csv and dev.csv; else the hub")
+    ] = "",
     store: StorePath = None,
     device: DeviceOption = Device.auto,
     plugins: Plugins = None,
@@ -45,6 +51,8 @@ def study(
         epoch=epoch,
         seeds=seeds,
         full=full,
+        weights=weights,
+        texts=texts,
         device=device.value,
         plugins=tuple(plugins or ()),
     )
@@ -54,3 +62,35 @@ def study(
     print(outcome.figure.title)
     print(outcome.sentence)
     print(f"table.csv and figure.svg are in {folder}", file=sys.stderr)
+
+
+def interference(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="images to check")],
+    suite: Annotated[str, typer.Option("--suite", help="a suite's name, or the path of a TOML file")],
+    source: Annotated[str | None, typer.Option("--source", help="a source run; the first by default")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="a target; the first by default")] = None,
+    epoch: Annotated[int | None, typer.Option("--epoch", help="the checkpoint; the last by default")] = None,
+    store: StorePath = None,
+    device: DeviceOption = Device.auto,
+    plugins: Plugins = None,
+    json: Json = False,
+) -> None:
+    """Which images of a folder show source classes that linger in a fine-tuned network.
+
+    Fine-tunes the checkpoint on the target by the suite's first FT protocol, as the study interference does.
+    """
+    from ckptbench.base.store import Store
+    from ckptbench.studies.base import Case
+    from ckptbench.studies.interference import check_folder
+    from ckptbench.suites import load_suite
+
+    case = Case(
+        suite=load_suite(suite),
+        store=Store(store),
+        sources=(source,) if source else (),
+        targets=(target,) if target else (),
+        epoch=epoch,
+        device=device.value,
+        plugins=tuple(plugins or ()),
+    )
+    print_frame(check_folder(case, folder), json)

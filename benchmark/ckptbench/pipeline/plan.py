@@ -172,6 +172,8 @@ class Plan:
                 seed=derive_seed(self.suite.seed, data.digest),
                 source_features=key(checkpoint, rows) if rows else None,
                 source_labels=rows.labels if rows else None,
+                source_data=source.spec.data if rows else None,
+                normalisation=source.recipe.normalisation,
                 architecture=source.spec.architecture,
                 plugins=self.options.plugins,
             )
