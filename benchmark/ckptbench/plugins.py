@@ -64,7 +64,9 @@ class Extractor(Protocol):
 
     A family whose library says how images are prepared has a method
     ``preprocessing(architecture, **options)`` that returns a ``Preprocessing``. One whose library saves
-    tensors under other names has ``names_in_files(model)``: the network's name -> the name in a file.
+    tensors under other names has ``names_in_files(model)``: the network's name -> the name in a file. One
+    whose files are no other's has ``read_checkpoint(path)``: tensors by name. A network for texts has
+    ``tokenise(architecture, texts, **options)``: N x L token numbers, which it takes in the place of images.
     """
 
     name: ClassVar[str]

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 Key = dict[str, Any]
 """All that changes what it is the key of."""
+Task = Literal["classification", "multilabel", "regression"]
+"""One class an example, any of several labels, or numbers."""
+Metric = Literal["accuracy", "balanced", "auroc", "map", "r2"]
 Array = NDArray[Any]
 Float = NDArray[np.float64]
 

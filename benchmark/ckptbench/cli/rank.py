@@ -13,6 +13,8 @@ from ckptbench.cli import options as opt
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ckptbench.ranking.answer import Ranking
+
 
 def rank(
     checkpoints: Annotated[
@@ -24,17 +26,27 @@ def rank(
         str,
         typer.Option(
             "--data",
-            help="a folder of images per class, .csv or .tsv (path,label), .npz, or a set by name",
+            help="a folder of images per class, .csv or .tsv (path,label or text,label), .npz, a folder of "
+            "Hugging Face's datasets, or a set by name",
         ),
     ],
     goal: Annotated[opt.Goal, typer.Option("--for", help="frozen features (fe) or fine-tuning (ft)")] = "fe",
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="for ft: time to spend on fine-tunings (10m, 2h), or '30 runs'"),
+        typer.Option("--budget", help="time for probes or fine-tunings (10m, 2h), or for ft '30 runs'"),
     ] = None,
+    task: Annotated[
+        Literal["classification", "multilabel", "regression"],
+        typer.Option("--task", help="one class an example, labels with ; between, or numbers"),
+    ] = "classification",
     metric: Annotated[
-        Literal["accuracy", "balanced", "auroc"], typer.Option("--metric", help="what is measured")
-    ] = "accuracy",
+        Literal["accuracy", "balanced", "auroc", "map", "r2"] | None,
+        typer.Option(
+            "--metric",
+            help="accuracy, balanced or auroc; of labels map or auroc, of numbers r2",
+            show_default=False,
+        ),
+    ] = None,
     groups: Annotated[
         str | None,
         typer.Option("--groups", help="groups that no fold may split: a column, or a CSV file (path,group)"),
@@ -72,7 +84,6 @@ def rank(
 ) -> None:
     """Say which checkpoint to take to your data, measured on your data, and how surely."""
     from ckptbench.base.files import write_text
-    from ckptbench.pages.terminal import terminal_chart
     from ckptbench.pipeline.progress import Reporter
     from ckptbench.ranking.run import rank as rank_checkpoints
 
@@ -82,6 +93,7 @@ def rank(
         data,
         goal=goal,
         budget=budget,
+        task=task,
         metric=metric,
         groups=groups,
         plugins=plugins or (),
@@ -106,6 +118,13 @@ def rank(
     if json_:
         print(ranking.to_json())
         return
+    _print(ranking, top)
+
+
+def _print(ranking: Ranking, top: int) -> None:
+    """The answer, a chart of what was measured, the first rows of the table, and what it rests on."""
+    from ckptbench.pages.terminal import terminal_chart
+
     for heading, sentence in ranking.verdict.items():
         print(f"{heading}: {sentence}")
     in_time = ranking.table.sort_values("epoch")

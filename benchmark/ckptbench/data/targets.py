@@ -25,7 +25,7 @@ from ckptbench.base.digests import derive_seed, digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.sampling import sample_size
 from ckptbench.base.text import nearest
-from ckptbench.base.types import Examples, Target
+from ckptbench.base.types import Array, Examples, Target
 from ckptbench.data.images import to_pixels
 from ckptbench.data.names import read_set
 from ckptbench.data.raw import Raw, RawSet, content_digest
@@ -219,6 +219,11 @@ def _split(
         for label, kind in enumerate(classes):
             table[known.index(kind)] = _map_label(label, kind, data)
         labels = table[raw.labels[rows]]
+    return make_split(raw, rows, labels, data)
+
+
+def make_split(raw: Raw, rows: NDArray[np.int64], labels: Array, data: Data) -> Split:
+    """Some rows of what was read, with their labels, under a digest of which pixels these are."""
     labels.flags.writeable = False
     scaling = [] if (data.crop, data.interpolation) == (1.0, "bilinear") else [data.crop, data.interpolation]
     manifest = hashlib.sha256(json.dumps([DECODER, data.size, data.flip, *scaling]).encode())
@@ -267,7 +272,7 @@ class Split:
 
     raw: Raw = field(repr=False)
     rows: NDArray[np.int64] = field(repr=False)
-    labels: NDArray[np.int64] = field(repr=False)
+    labels: Array = field(repr=False)
     data: Data = field(repr=False)
     digest: str
     contents: frozenset[str] = field(repr=False)

@@ -179,7 +179,9 @@ def _extract_group(
         kept = time.monotonic()
         for start, images in _batches(examples, first):
             before = time.perf_counter()
-            batch = to_input(torch.from_numpy(images).to(device), mean, std)
+            batch = torch.from_numpy(images).to(device)
+            if batch.dtype == torch.uint8:  # not token numbers
+                batch = to_input(batch, mean, std)
             shared = (time.perf_counter() - before) / len(group)
             for position, member in enumerate(group):
                 if position in diverged:
@@ -282,6 +284,15 @@ def _penultimate(network: nn.Module, batch: Tensor, layer: str) -> Tensor:
     )
     try:
         network(batch)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        shape = " x ".join(map(str, batch.shape[1:]))
+        raise InputError(
+            f"{type(network).__name__} does not take inputs of {shape} ({lines[0]}): images of another size "
+            "may fit"
+        ) from None
     finally:
         handle.remove()
     if not caught:

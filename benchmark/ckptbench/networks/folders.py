@@ -7,14 +7,14 @@ number that differs from file to file, else the order of the names.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
-from ckptbench.networks.layouts import facts_of, read_file, state_dicts, weight_files
+from ckptbench.networks.layouts import facts_of, read_file, state_dicts, tensors_digest, weight_files
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 # What trainers leave beside the weights.
@@ -178,14 +178,7 @@ def _add_alias(path: Path, entries: Entries, notes: list[str], read: Read) -> No
 
 def _digest(content: object) -> str:
     """Of all tensors in a file by name, whatever else it holds."""
-    found = hashlib.sha256()
-    for path, state in state_dicts(content):
-        for name in sorted(state):
-            tensor = state[name].detach().cpu().contiguous().flatten()
-            found.update(f"{path} {name} {tensor.dtype}".encode())
-            found.update(tensor.view(-1).numpy(force=True).tobytes() if tensor.dtype.is_floating_point
-                         and tensor.element_size() > 2 else str(tensor.tolist()).encode())  # fmt: skip
-    return found.hexdigest()
+    return digest([[place, tensors_digest(state)] for place, state in state_dicts(content)])
 
 
 def _distinct(entries: Entries) -> dict[int, Path]:

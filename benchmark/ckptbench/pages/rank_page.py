@@ -22,7 +22,12 @@ OPTIONAL = {
 
 
 def write_rank_page(
-    path: str | Path, ranking: pd.DataFrame, verdict: Mapping[str, str], used: Mapping[str, str], pick: int
+    path: str | Path,
+    ranking: pd.DataFrame,
+    verdict: Mapping[str, str],
+    used: Mapping[str, str],
+    pick: int,
+    metric: str = "accuracy",
 ) -> None:
     """The one-page answer of ``ckptbench rank --html FILE``.
 
@@ -32,6 +37,7 @@ def write_rank_page(
         source_accuracy, the first two with _low and _high (95 %) beside
     verdict, used : a heading -> a sentence, shown in this order
     pick : the epoch to take
+    metric : what was measured, in words
     """
     ranking = ranking.sort_values(["rank", "epoch"])
     in_time = ranking.sort_values("epoch")
@@ -41,7 +47,7 @@ def write_rank_page(
         known, tied = int(in_time["measured"].notna().sum()), int(in_time["tied"].sum())
         others = f", tied with {tied - 1} more" if tied > 1 else ""
         title = f"Epoch {pick} is the pick{others}; {known} of {len(ranking)} checkpoints were measured."
-        drawn.append(accuracy("accuracy", title, in_time, pick))
+        drawn.append(accuracy("accuracy", title, in_time, pick, metric))
     heads: list[Column | str] = [Column("#", "rank"), "epoch", word_column("checkpoint"), word_column("tied")]
     heads += [OPTIONAL[name] for name in have]
     rows = [
@@ -58,4 +64,4 @@ def write_rank_page(
 
 def _percent_entry(row: Row, name: str) -> Entry:
     value, low, high = (100 * row.get(key, np.nan) for key in (name, f"{name}_low", f"{name}_high"))
-    return interval_entry(value, low, high, 1)
+    return Entry("", value) if low == high else interval_entry(value, low, high, 1)  # of the pick to itself
