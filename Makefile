@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help leaderboard features truth scores report paper-toy test test-extras bench lint clean
+.PHONY: help leaderboard features truth scores report paper-toy test test-extras simulate bench lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,9 +44,12 @@ paper-toy: $(READY) ## the papers' toy experiment at its own size (a GPU, CIFAR-
 test: $(READY) ## run the tests, a process per core
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
-test-extras: $(READY) ## install timm, transformers, open_clip and lightning, and rank what they write
-	$(BIN)/python -m pip install --quiet --editable '.[timm,transformers,open-clip,lightning]'
+test-extras: $(READY) ## install timm, transformers, open_clip, lightning and datasets, and rank what they write
+	$(BIN)/python -m pip install --quiet --editable '.[timm,transformers,open-clip,lightning,datasets]'
 	$(BIN)/python -m pytest tests/extras $(ARGS)
+
+simulate: $(READY) ## how often what rank claims is so, on made-up features (ARGS=repeats)
+	$(BIN)/python -m ckptbench.ranking.simulate $(ARGS)
 
 bench: $(READY) ## measure speed, as ratios against the obvious way in the same run
 	$(BIN)/python -m pytest tests/bench --benchmark-only -s $(ARGS)

@@ -5,8 +5,10 @@ Source: Li et al. 2021, Ranking Neural Checkpoints.
 
 import math
 import warnings
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from ckptbench import Candidate, Float
 
@@ -38,8 +40,8 @@ class NLEEP:
     cheap = False
     paper = "Li et al. 2021, Ranking Neural Checkpoints"
     random = True
-    components: int | None = None
-    variance: float = 0.8
+    components: Annotated[int | None, Field(ge=1)] = None
+    variance: Annotated[float, Field(gt=0, le=1)] = 0.8
     log: bool = True
     scale: str = "raw"
 

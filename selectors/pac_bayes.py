@@ -5,8 +5,10 @@ Models to Classification Tasks.
 """
 
 import math
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 from scipy.optimize import minimize
 from scipy.special import digamma, gammaln, logsumexp
 
@@ -42,16 +44,12 @@ class PACTranGauss:
     published = "lower"
     bounds = (-math.inf, 0.0)
     readings = ("reading=code",)
-    ratio: float = 1.0
-    variance: float = 100.0
-    reading: str = "paper"
+    ratio: Annotated[float, Field(gt=0)] = 1.0
+    variance: Annotated[float, Field(gt=0)] = 100.0
+    reading: Literal["paper", "code"] = "paper"
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
-        if self.reading not in ("paper", "code"):
-            raise InputError(f"pactran-gauss: reading={self.reading!r} is not known: paper or code")
-        if self.ratio <= 0 or self.variance <= 0:
-            raise InputError("pactran-gauss: ratio and variance have to be positive")
         spectrum = candidate.centred
         labels = np.unique(candidate.classes, return_inverse=True)[1]
         n, d, classes = spectrum.n, spectrum.d, labels.max() + 1
@@ -69,12 +67,10 @@ class _PACTranHead:
     published = "lower"
     needs = ("labels", "source_probs")
     paper = "Ding et al. 2022, PACTran: PAC-Bayesian Metrics for Estimating the Transferability"
-    alpha: float = 1.0
+    alpha: Annotated[float, Field(gt=0)] = 1.0
 
     def bound(self, candidate: Candidate, gamma: bool) -> float:
         """N C times the bound, after ten rounds of its variational fixed point."""
-        if self.alpha <= 0:
-            raise InputError(f"{self.name}: alpha={self.alpha} is not positive")
         if candidate.source_probs is None:
             raise InputError(f"{self.name} needs source probabilities, found none")
         theta = np.asarray(candidate.source_probs, dtype=np.float64)

@@ -1,6 +1,9 @@
 """Cross-validated accuracy of the suites' default FE protocol: what a cheaper score has to beat."""
 
+from typing import Annotated
+
 import numpy as np
+from pydantic import Field
 
 from ckptbench import FE, Candidate, InputError, fit_softmax, stratified_folds
 
@@ -26,7 +29,7 @@ class ProbeCV:
     bounds = (0.0, 1.0)
     random = True
     cheap = False
-    folds: int = 5
+    folds: Annotated[int, Field(ge=2)] = 5
     penalty: str = "tuned"
 
     def score(self, candidate: Candidate) -> float:

@@ -7,9 +7,11 @@ by the target; a partial last batch is dropped, and fewer rows than a batch are 
 """
 
 import math
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ckptbench import Candidate, Spectrum, leave_one_out, row_batches
 
@@ -52,8 +54,8 @@ class BatchSpectralShrinkage:
     random = True
     paper = _PAPER
     scale: str = "raw"
-    k: int = 1
-    batch: int = 48
+    k: Annotated[int, Field(ge=1)] = 1
+    batch: Annotated[int, Field(ge=2)] = 48
 
     def score(self, candidate: Candidate) -> float:
         return -_smallest_share(_batch_spectra(candidate, self.batch), self.k)
@@ -72,8 +74,8 @@ class BatchSpectralShrinkageRaw:
     paper = _PAPER
     published = "lower"
     scale: str = "raw"
-    k: int = 1
-    batch: int = 48
+    k: Annotated[int, Field(ge=1)] = 1
+    batch: Annotated[int, Field(ge=2)] = 48
 
     def score(self, candidate: Candidate) -> float:
         return -float(_batch_spectra(candidate, self.batch)[:, : self.k].sum(axis=1).mean())
@@ -89,7 +91,7 @@ class BatchSpectralTail:
     random = True
     paper = _PAPER
     scale: str = "raw"
-    batch: int = 48
+    batch: Annotated[int, Field(ge=2)] = 48
 
     def score(self, candidate: Candidate) -> float:
         spectra = _batch_spectra(candidate, self.batch)
@@ -120,8 +122,8 @@ class TruncatedSvd:
     paper = _PAPER
     exempt = ("direction: compares a checkpoint with itself truncated, not its classes with each other",)
     scale: str = "raw"
-    r: int = 8
-    batch: int = 48
+    r: Annotated[int, Field(ge=1)] = 8
+    batch: Annotated[int, Field(ge=2)] = 48
 
     def score(self, candidate: Candidate) -> float:
         rows = row_batches(len(candidate.features), self.batch, candidate.rng)

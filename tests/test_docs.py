@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-GUIDES = ("plugging-in.md", "submitting.md")
+GUIDES = ("plugging-in.md", "bring-your-own.md", "submitting.md")
 BLOCK = re.compile(r"^( *)```(\w+) ?(\S*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 

@@ -66,7 +66,7 @@ def ckptbench(installed: Path):
 
 @pytest.mark.parametrize(
     ("what", "among"),
-    [("suites", "zoo"), ("selectors", "logme"), ("extractors", "smallcnn"), ("targets", "digits")],
+    [("suites", "zoo"), ("selectors", "logme"), ("extractors", "smallcnn")],
 )
 def test_what_is_shipped_is_listed(ckptbench, what, among):
     assert among in ckptbench("list", what)

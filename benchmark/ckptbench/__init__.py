@@ -11,130 +11,91 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ckptbench.agreement.outside import judge_table as judge
-    from ckptbench.base.digests import derive_seed
-    from ckptbench.base.errors import InputError
-    from ckptbench.base.sampling import row_batches, stratified, stratified_folds
-    from ckptbench.base.text import nearest
-    from ckptbench.base.types import Array, Checkpoint, Float, Preprocessing
-    from ckptbench.data.names import read_set
-    from ckptbench.data.raw import Files, Pixels, Raw, RawSet, content_digest, data_root
-    from ckptbench.monitor import Monitor
-    from ckptbench.networks.architectures import last_linear
-    from ckptbench.networks.objective import Batch, Objective
-    from ckptbench.numerics.kernels import arc_cosine, centred_onehot, kernel_weights, label_complexity
-    from ckptbench.numerics.linear import PENALTIES, leave_one_out, log_evidence, ridge_predictions
-    from ckptbench.numerics.softmax import fit_softmax
-    from ckptbench.numerics.spectrum import Spectrum
-    from ckptbench.pipeline.api import leaderboard, run
-    from ckptbench.plugins import Extractor, Reader, Selector
-    from ckptbench.ranking.answer import Ranking
-    from ckptbench.ranking.run import rank
-    from ckptbench.scores.candidate import Candidate, SourceRows
-    from ckptbench.scores.score import score
-    from ckptbench.suites import FE
-    from ckptbench.truth.penalty import FineTuning, Penalty, layer_outputs
+    from ckptbench.agreement.outside import judge_table
+    from ckptbench.base.digests import derive_seed as derive_seed
+    from ckptbench.base.errors import InputError as InputError
+    from ckptbench.base.sampling import row_batches as row_batches
+    from ckptbench.base.sampling import stratified as stratified
+    from ckptbench.base.sampling import stratified_folds as stratified_folds
+    from ckptbench.base.text import nearest as nearest
+    from ckptbench.base.types import Array as Array
+    from ckptbench.base.types import Checkpoint as Checkpoint
+    from ckptbench.base.types import Float as Float
+    from ckptbench.base.types import Preprocessing as Preprocessing
+    from ckptbench.data.names import read_set as read_set
+    from ckptbench.data.raw import Files as Files
+    from ckptbench.data.raw import Pixels as Pixels
+    from ckptbench.data.raw import Raw as Raw
+    from ckptbench.data.raw import RawSet as RawSet
+    from ckptbench.data.raw import content_digest as content_digest
+    from ckptbench.data.raw import data_root as data_root
+    from ckptbench.monitor import Monitor as Monitor
+    from ckptbench.networks.architectures import last_linear as last_linear
+    from ckptbench.networks.objective import Batch as Batch
+    from ckptbench.networks.objective import Objective as Objective
+    from ckptbench.networks.training import augment as augment
+    from ckptbench.networks.training import to_input as to_input
+    from ckptbench.numerics.discriminant import lda_leave_one_out as lda_leave_one_out
+    from ckptbench.numerics.kernels import arc_cosine as arc_cosine
+    from ckptbench.numerics.kernels import centred_onehot as centred_onehot
+    from ckptbench.numerics.kernels import kernel_weights as kernel_weights
+    from ckptbench.numerics.kernels import label_complexity as label_complexity
+    from ckptbench.numerics.linear import PENALTIES as PENALTIES
+    from ckptbench.numerics.linear import leave_one_out as leave_one_out
+    from ckptbench.numerics.linear import log_evidence as log_evidence
+    from ckptbench.numerics.linear import ridge_predictions as ridge_predictions
+    from ckptbench.numerics.softmax import fit_softmax as fit_softmax
+    from ckptbench.numerics.spectrum import Spectrum as Spectrum
+    from ckptbench.pipeline.api import leaderboard as leaderboard
+    from ckptbench.pipeline.api import run as run
+    from ckptbench.plugins import Extractor as Extractor
+    from ckptbench.plugins import Reader as Reader
+    from ckptbench.plugins import Selector as Selector
+    from ckptbench.ranking.answer import Ranking as Ranking
+    from ckptbench.ranking.run import rank as rank
+    from ckptbench.scores.candidate import Candidate as Candidate
+    from ckptbench.scores.candidate import SourceImages as SourceImages
+    from ckptbench.scores.candidate import SourceRows as SourceRows
+    from ckptbench.scores.score import score as score
+    from ckptbench.suites import FE as FE
+    from ckptbench.truth.penalty import FineTuning as FineTuning
+    from ckptbench.truth.penalty import Penalty as Penalty
+    from ckptbench.truth.penalty import layer_outputs as layer_outputs
+
+    judge = judge_table
 
 __version__ = "0.1.0"
 
-# Name -> (module, name there). A test holds this against the imports above.
-_HOME = {
-    "Array": ("base.types", "Array"),
-    "Batch": ("networks.objective", "Batch"),
-    "Candidate": ("scores.candidate", "Candidate"),
-    "Checkpoint": ("base.types", "Checkpoint"),
-    "Extractor": ("plugins", "Extractor"),
-    "FE": ("suites", "FE"),
-    "Files": ("data.raw", "Files"),
-    "FineTuning": ("truth.penalty", "FineTuning"),
-    "Float": ("base.types", "Float"),
-    "InputError": ("base.errors", "InputError"),
-    "Monitor": ("monitor", "Monitor"),
-    "Objective": ("networks.objective", "Objective"),
-    "PENALTIES": ("numerics.linear", "PENALTIES"),
-    "Penalty": ("truth.penalty", "Penalty"),
-    "Pixels": ("data.raw", "Pixels"),
-    "Preprocessing": ("base.types", "Preprocessing"),
-    "Ranking": ("ranking.answer", "Ranking"),
-    "Raw": ("data.raw", "Raw"),
-    "RawSet": ("data.raw", "RawSet"),
-    "Reader": ("plugins", "Reader"),
-    "Selector": ("plugins", "Selector"),
-    "SourceRows": ("scores.candidate", "SourceRows"),
-    "Spectrum": ("numerics.spectrum", "Spectrum"),
-    "arc_cosine": ("numerics.kernels", "arc_cosine"),
-    "centred_onehot": ("numerics.kernels", "centred_onehot"),
-    "content_digest": ("data.raw", "content_digest"),
-    "data_root": ("data.raw", "data_root"),
-    "derive_seed": ("base.digests", "derive_seed"),
-    "fit_softmax": ("numerics.softmax", "fit_softmax"),
-    "judge": ("agreement.outside", "judge_table"),
-    "kernel_weights": ("numerics.kernels", "kernel_weights"),
-    "label_complexity": ("numerics.kernels", "label_complexity"),
-    "last_linear": ("networks.architectures", "last_linear"),
-    "layer_outputs": ("truth.penalty", "layer_outputs"),
-    "leaderboard": ("pipeline.api", "leaderboard"),
-    "leave_one_out": ("numerics.linear", "leave_one_out"),
-    "log_evidence": ("numerics.linear", "log_evidence"),
-    "nearest": ("base.text", "nearest"),
-    "rank": ("ranking.run", "rank"),
-    "read_set": ("data.names", "read_set"),
-    "ridge_predictions": ("numerics.linear", "ridge_predictions"),
-    "row_batches": ("base.sampling", "row_batches"),
-    "run": ("pipeline.api", "run"),
-    "score": ("scores.score", "score"),
-    "stratified": ("base.sampling", "stratified"),
-    "stratified_folds": ("base.sampling", "stratified_folds"),
+_MODULES = {
+    "base.digests": "derive_seed",
+    "base.errors": "InputError",
+    "base.sampling": "row_batches stratified stratified_folds",
+    "base.text": "nearest",
+    "base.types": "Array Checkpoint Float Preprocessing",
+    "data.names": "read_set",
+    "data.raw": "Files Pixels Raw RawSet content_digest data_root",
+    "monitor": "Monitor",
+    "networks.architectures": "last_linear",
+    "networks.objective": "Batch Objective",
+    "networks.training": "augment to_input",
+    "numerics.discriminant": "lda_leave_one_out",
+    "numerics.kernels": "arc_cosine centred_onehot kernel_weights label_complexity",
+    "numerics.linear": "PENALTIES leave_one_out log_evidence ridge_predictions",
+    "numerics.softmax": "fit_softmax",
+    "numerics.spectrum": "Spectrum",
+    "pipeline.api": "leaderboard run",
+    "plugins": "Extractor Reader Selector",
+    "ranking.answer": "Ranking",
+    "ranking.run": "rank",
+    "scores.candidate": "Candidate SourceImages SourceRows",
+    "scores.score": "score",
+    "suites": "FE",
+    "truth.penalty": "FineTuning Penalty layer_outputs",
 }
-__all__ = [
-    "FE",
-    "PENALTIES",
-    "Array",
-    "Batch",
-    "Candidate",
-    "Checkpoint",
-    "Extractor",
-    "Files",
-    "FineTuning",
-    "Float",
-    "InputError",
-    "Monitor",
-    "Objective",
-    "Penalty",
-    "Pixels",
-    "Preprocessing",
-    "Ranking",
-    "Raw",
-    "RawSet",
-    "Reader",
-    "Selector",
-    "SourceRows",
-    "Spectrum",
-    "__version__",
-    "arc_cosine",
-    "centred_onehot",
-    "content_digest",
-    "data_root",
-    "derive_seed",
-    "fit_softmax",
-    "judge",
-    "kernel_weights",
-    "label_complexity",
-    "last_linear",
-    "layer_outputs",
-    "leaderboard",
-    "leave_one_out",
-    "log_evidence",
-    "nearest",
-    "rank",
-    "read_set",
-    "ridge_predictions",
-    "row_batches",
-    "run",
-    "score",
-    "stratified",
-    "stratified_folds",
-]
+# Name -> (module, name there). A test holds this against the imports above.
+_HOME = {name: (module, name) for module, names in _MODULES.items() for name in names.split()}
+_HOME["judge"] = ("agreement.outside", "judge_table")
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

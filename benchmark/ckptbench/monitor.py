@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from ckptbench.base.errors import InputError
 from ckptbench.base.files import atomic, make_folder
 from ckptbench.base.store import Store
-from ckptbench.base.types import Checkpoint, Examples, Key, Preprocessing
+from ckptbench.base.types import Checkpoint, Examples, Key, Metric, Preprocessing
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking
-from ckptbench.ranking.examples import Labelled, draw, read_source
-from ckptbench.ranking.run import Measured, Normalisation, prepared, probe_all, used_data, used_images
-from ckptbench.truth.crossval import Metric
+from ckptbench.ranking.examples import Labelled, draw
+from ckptbench.ranking.given import prepared, used_data, used_images
+from ckptbench.ranking.measure import Measured, probe_all, probe_cells
+from ckptbench.ranking.options import CHEAP_SCORE, Normalisation, Options
+from ckptbench.ranking.reading import read_source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +59,9 @@ class Monitor:
     ----------
     target : labelled data as ``rank`` takes them, or name -> data for several
     size, normalise : of the images, in pixels, and (mean, deviation) of each channel, as in training
-    scores : selectors to log at every epoch; the first decides which checkpoints are kept
+    task, metric : of the labels, and what the probe measures, as for ``rank``
+    scores : selectors to log at every epoch; the first decides which checkpoints are kept.
+        By default leave-one-out ridge regression
     probe : log the cross-validated probe at every so many epochs, 0 for never
     keep : how many checkpoints, the best for the first target, are kept in ``folder`` beside the last
     log : called with name -> value and the epoch; a callback logs through its trainer
@@ -71,26 +75,31 @@ class Monitor:
         *,
         size: int = 224,
         normalise: Normalisation | None = None,
-        scores: Sequence[str] = ("ridge-loo",),
+        task: str = "classification",
+        scores: Sequence[str] | None = None,
         probe: int = 0,
         keep: int = 0,
         folder: str | Path | None = None,
         log: Log | None = None,
         layer: str | None = None,
         part: str = "",
-        metric: Metric = "accuracy",
+        metric: Metric | None = None,
         limit: int = LIMIT,
         store: str | Path | None = None,
         plugins: Sequence[str] = (),
     ) -> None:
         if keep and folder is None:
             raise InputError("say in which folder to keep checkpoints, as in folder='best'")
-        if isinstance(scores, str):
+        options = Options(goal="fe", task=task, metric=metric, plugins=plugins, limit=limit).checked()  # type: ignore[arg-type]
+        if scores is None:
+            scores = (CHEAP_SCORE[options.task],)
+        elif isinstance(scores, str):
             scores = (scores,)
         if not scores:
             raise InputError("name at least one score, as in scores=['ridge-loo']")
         self.store, self.log, self._layer, self._part = Store(store), log, layer, part
-        self._scores, self._probe, self._metric, self._plugins = tuple(scores), probe, metric, tuple(plugins)
+        self._scores, self._probe, self._metric = tuple(scores), probe, options.measure
+        self._plugins = options.plugins
         self._keep, self._folder = keep, None if folder is None else Path(folder)
         self._checkpoints: list[Checkpoint] = []
         self._kept: dict[int, float] = {}
@@ -99,7 +108,7 @@ class Monitor:
         self._held: dict[str, _Held] = {}
         self._picture = Preprocessing()
         for name, data in (target if isinstance(target, Mapping) else {"target": target}).items():
-            source = read_source(data, None, plugins)
+            source = read_source(data, None, options.plugins, options.task)
             self._picture = prepared(Preprocessing(), size, normalise, source.options)
             scaling = {"size": size, "crop": self._picture.crop}
             labelled = draw(source, source.options.model_copy(update=scaling), limit)
@@ -116,9 +125,10 @@ class Monitor:
             If an epoch comes twice.
         """
         from ckptbench.networks.architectures import Architecture
-        from ckptbench.networks.extract import Recipe, extract_networks
+        from ckptbench.networks.extract import Recipe, extract
+        from ckptbench.networks.layouts import tensors_digest
         from ckptbench.networks.training import evaluating
-        from ckptbench.ranking.checkpoints import Given, tensors_digest
+        from ckptbench.ranking.checkpoints import Given
 
         if any(one.epoch == epoch for one in self._checkpoints):
             raise InputError(f"epoch {epoch} was measured before")
@@ -132,7 +142,7 @@ class Monitor:
         try:
             with evaluating([network]):
                 for held in self._held.values():
-                    extract_networks([(checkpoint, network)], held, recipe, self.store)
+                    extract([checkpoint], held, recipe, self.store, networks={checkpoint.digest: network})
         except InputError as error:  # no reason to end a training run
             warnings.warn(f"epoch {epoch} is not measured: {error}", stacklevel=2)
             return {}
@@ -224,8 +234,6 @@ class Monitor:
         }
 
     def _probed(self, name: str, checkpoints: list[Checkpoint], keys: list[Key]) -> float:
-        from ckptbench.ranking.run import probe_cells
-
         labelled = self._targets[name]
         measured = Measured(
             store=self.store, checkpoints=checkpoints, keys=keys, labelled=labelled, used={}, notes=[]

@@ -9,6 +9,7 @@ the plugin's provenance and part of every cache key.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -16,9 +17,9 @@ import inspect
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -40,14 +41,16 @@ if TYPE_CHECKING:
 class Selector(Protocol):
     """What a selector plugin looks like; nothing need inherit from it.
 
-    ``needs`` is a subset of features, labels, source_probs, source_logits, source, weights (features
-    and labels where it is not given); ``random`` says that the score draws from ``candidate.rng``. Annotated
-    class attributes with defaults are parameters. A selector with a parameter ``scale`` ("raw" or
-    "std") is handed the features scaled that way. ``readings`` are settings ("reading=code") that ``*`` puts
-    beside the defaults. ``Annotated[int, Field(ge=1)]`` bounds a parameter; ``bounds`` is the least and the
-    greatest score, each a number or a function of the number of classes. One that defines
-    ``score_pool(candidates) -> array`` instead of ``score`` sees the whole trajectory at once.
+    ``needs`` is a subset of features, labels, source_probs, source_logits, source, weights, source_images
+    (features and labels where it is not given); ``random`` says that the score draws from
+    ``candidate.rng``. Annotated class attributes with defaults are parameters. A selector with a
+    parameter ``scale`` ("raw" or "std") is handed the features scaled that way. ``readings`` are settings
+    ("reading=code") that ``*`` puts beside the defaults. ``Annotated[int, Field(ge=1)]`` bounds a
+    parameter; ``bounds`` is the least and the greatest score, each a number or a function of the number of
+    classes. One that defines ``score_pool(candidates) -> array`` instead of ``score`` sees the whole
+    trajectory at once.
     ``cheap = False`` says that it takes long, and is not computed once more on permuted labels;
+    ``dear = True`` that it takes minutes a checkpoint: ``*`` leaves it out, a suite has to name it;
     ``exempt = ("TEST: REASON", ...)`` which tests of `ckptbench check` it need not pass, and why.
     """
 
@@ -61,7 +64,9 @@ class Extractor(Protocol):
 
     A family whose library says how images are prepared has a method
     ``preprocessing(architecture, **options)`` that returns a ``Preprocessing``. One whose library saves
-    tensors under other names has ``names_in_files(model)``: the network's name -> the name in a file.
+    tensors under other names has ``names_in_files(model)``: the network's name -> the name in a file. One
+    whose files are no other's has ``read_checkpoint(path)``: tensors by name. A network for texts has
+    ``tokenise(architecture, texts, **options)``: N x L token numbers, which it takes in the place of images.
     """
 
     name: ClassVar[str]
@@ -91,23 +96,17 @@ class Reader(Protocol):
 
 Kind = Literal["selector", "extractor", "penalty", "reader", "objective"]
 PLURALS: dict[Kind, str] = {
-    "selector": "selectors",
-    "extractor": "extractors",
-    "penalty": "penalties",
-    "reader": "readers",
+    "selector": "selectors", "extractor": "extractors", "penalty": "penalties", "reader": "readers",
     "objective": "objectives",
-}
+}  # fmt: skip
 """Of the folders and entry-point groups."""
 ENVIRONMENT = "CKPTBENCH_PLUGINS"
-NEEDS = ("features", "labels", "source_probs", "source_logits", "source", "weights")
+NEEDS = ("features", "labels", "source_probs", "source_logits", "source", "weights", "source_images")
 # A class with a ``name`` and one of these methods is a plugin of the kind.
 _METHODS: dict[Kind, tuple[str, ...]] = {
-    "selector": ("score", "score_pool"),
-    "extractor": ("build",),
-    "penalty": ("penalise",),
-    "reader": ("read",),
-    "objective": ("loss",),
-}
+    "selector": ("score", "score_pool"), "extractor": ("build",), "penalty": ("penalise",),
+    "reader": ("read",), "objective": ("loss",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,12 @@ class PluginSpec:
     @property
     def is_cheap(self) -> bool:
         """Whether it takes a moment: nothing but what the plugin says of itself."""
-        return bool(getattr(self.plugin, "cheap", True)) and "weights" not in self.needs
+        return bool(getattr(self.plugin, "cheap", True)) and not self.is_dear and "weights" not in self.needs
+
+    @property
+    def is_dear(self) -> bool:
+        """Whether it takes minutes, so that it is computed only where it is asked for by name."""
+        return bool(getattr(self.plugin, "dear", False))
 
     @property
     def has_control(self) -> bool:
@@ -186,13 +190,7 @@ class PluginSpec:
         return [self, *(self.with_params(text) for text in others)]
 
     def with_params(self, text: str) -> PluginSpec:
-        """The same plugin with ``param=value,...`` set.
-
-        Raises
-        ------
-        InputError
-            If there is no such parameter, or the value does not fit its type.
-        """
+        """The same plugin with ``param=value,...`` set."""
         hints = _hints(self.plugin)
         params = dict(self.params)
         for item in text.split(","):
@@ -206,7 +204,7 @@ class PluginSpec:
                 params[key] = TypeAdapter(hints[key]).validate_python(raw)
             except ValidationError as error:
                 wrong, hint = error.errors()[0], hints[key]
-                if wrong["type"].startswith(("greater_than", "less_than")):
+                if wrong["type"].startswith(("greater_than", "less_than", "literal")):
                     why = wrong["msg"].removeprefix("Input ")
                     raise InputError(f"{self.name}: {key}={value} {why}") from None
                 hint = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
@@ -225,30 +223,33 @@ class Registry:
     specs: dict[str, PluginSpec] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def broken_text(self) -> str:
+        """The files that could not be loaded and why, to end a sentence."""
+        return "".join(f"; {where} cannot be loaded: {why}" for where, why in self.broken.items())
+
     def add(self, spec: PluginSpec) -> None:
-        other = self.specs.get(spec.name)
-        if other is not None:
-            raise InputError(
-                f"two {PLURALS[self.kind]} are called {spec.name!r}: one from {other.where}, "
-                f"one from {spec.where}"
-            )
-        self.specs[spec.name] = spec
+        other = self.specs.setdefault(spec.name, spec)
+        if other is not spec:
+            places = f"one from {other.where}, one from {spec.where}"
+            raise InputError(f"two {PLURALS[self.kind]} are called {spec.name!r}: {places}")
 
     def __getitem__(self, label: str) -> PluginSpec:
         """Look up ``name`` or ``name:param=value,...``."""
         name, _, params = label.partition(":")
         if name not in self.specs:
-            broken = "".join(f"; {where} cannot be loaded: {why}" for where, why in self.broken.items())
-            raise InputError(f"no {self.kind} is called {name!r}: {nearest(name, self.specs)}{broken}")
+            near = nearest(name, self.specs)
+            raise InputError(f"no {self.kind} is called {name!r}: {near}{self.broken_text}")
         spec = self.specs[name]
         return spec.with_params(params) if params else spec
 
     def select(self, labels: Iterable[str]) -> list[PluginSpec]:
-        """Specs for a list of labels. ``*`` means all, each in all its ``readings``."""
+        """Specs for a list of labels. ``*`` means all but the dear, each in all its ``readings``."""
         chosen: dict[str, PluginSpec] = {}
         for label in labels:
             if label == "*":
-                chosen |= {one.label: one for spec in self.specs.values() for one in spec.readings}
+                every = (spec for spec in self.specs.values() if not spec.is_dear)
+                chosen |= {one.label: one for spec in every for one in spec.readings}
             else:
                 spec = self[label]
                 chosen[spec.label] = spec
@@ -270,57 +271,42 @@ def load_plugins(kind: Kind, paths: Sequence[str | os.PathLike[str]] = ()) -> Re
         error: it is listed in ``Registry.broken``.
     """
     registry = Registry(kind)
-    extra = [
-        Path(path) for path in (*paths, *filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)))
-    ]
+    named = [*paths, *filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep))]
+    extra = [Path(path) for path in named]
     for path in extra:
         if not path.exists():
             raise InputError(f"there is no plugin file or folder {path}")
-    files = [file for folder in plugin_folders(PLURALS[kind]) for file in _python_files(folder)]
-    files += [file for path in extra for file in _python_files(path)]
-    for file in dict.fromkeys(file.resolve() for file in files):
-        _collect(registry, str(file), partial(_module, str(file)))
-    for entry in importlib.metadata.entry_points(group=f"ckptbench.{PLURALS[kind]}"):
-        _collect(registry, f"entry:{entry.group}:{entry.name}", entry.load)
+    places = (*plugin_folders(PLURALS[kind]), *extra)
+    found = [str(file.resolve()) for place in places for file in _python_files(place)]
+    entries = importlib.metadata.entry_points(group=f"ckptbench.{PLURALS[kind]}")
+    found += [f"entry:{entry.group}:{entry.name}" for entry in entries]
+    for where in dict.fromkeys(found):
+        try:
+            specs = [PluginSpec(kind, name, where, digest) for name, digest in _names(kind, where)]
+        except (Exception, SystemExit) as error:  # a stranger's code may raise anything; the rest still runs
+            registry.broken[where] = f"{type(error).__name__}: {error}"
+            continue
+        for spec in specs:
+            registry.add(spec)
     return registry
 
 
-def _collect(registry: Registry, where: str, load: Callable[[], Any]) -> None:
-    """Add the plugins of one module or class; what cannot be loaded is named, and the rest still runs."""
-    try:
-        found = load()
-        source = inspect.getsourcefile(found)
-        if source is None:
-            raise ImportError("it has no source file")
-        plugins: list[Any] = [found] if inspect.isclass(found) else _classes(registry.kind, found)
-        specs = [PluginSpec(registry.kind, plugin.name, where, _digest(source)) for plugin in plugins]
-        for plugin in plugins:
-            _hints(plugin)
-    except (Exception, SystemExit) as error:  # a stranger's code may raise anything
-        registry.broken[where] = f"{type(error).__name__}: {error}"
-        return
-    for spec in specs:
-        registry.add(spec)
-
-
-def selectors_of(path: str | os.PathLike[str], plugins: Sequence[str] = ()) -> list[PluginSpec]:
-    """The selectors that one file defines, loaded beside all others.
-
-    Raises
-    ------
-    InputError
-        If the file is not there, cannot be imported, holds no selector, or one with a name that is taken.
-    """
-    registry = load_plugins("selector", (path, *plugins))
-    where = str(Path(path).resolve())
-    if where in registry.broken:
-        raise InputError(f"{path} cannot be loaded: {registry.broken[where]}")
-    specs = [spec for spec in registry.specs.values() if spec.where == where]
-    if not specs:
+def plugins_of(
+    path: str | os.PathLike[str], kinds: Iterable[Kind], plugins: Sequence[str] = ()
+) -> list[PluginSpec]:
+    """The plugins of some kinds that a file defines, loaded beside all others; there must be one."""
+    where, found = str(Path(path).resolve()), []
+    for kind in kinds:
+        registry = load_plugins(kind, (path, *plugins))
+        if where in registry.broken:
+            raise InputError(f"{path} cannot be loaded: {registry.broken[where]}")
+        found += [spec for spec in registry.specs.values() if spec.where == where]
+    if not found:
         raise InputError(
-            f"{path} defines no selector: a class with a `name` and a method `score(self, candidate)`"
+            f"{path} defines no {' or '.join(kinds)}: a selector is a class with a `name` and a method "
+            "`score(self, candidate)`"
         )
-    return specs
+    return found
 
 
 def _python_files(path: Path) -> list[Path]:
@@ -329,8 +315,34 @@ def _python_files(path: Path) -> list[Path]:
     return sorted(file for file in path.glob("*.py") if not file.name.startswith("_"))
 
 
-def _digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+def _names(kind: Kind, where: str) -> list[tuple[str, str]]:
+    """Name and digest of the source of each plugin of a file or an entry point, which is executed.
+
+    The tree's own extractors are only read: torchvision takes longer to import than a suite that is cached
+    and does not use it should.
+    """
+    if kind == "extractor" and Path(where).parent in plugin_folders(PLURALS[kind]):
+        source = Path(where).read_bytes()
+        named = {
+            assign.value.value: {function.name for function in body if isinstance(function, ast.FunctionDef)}
+            for body in (node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+            for assign in body
+            if isinstance(assign, ast.Assign) and ast.unparse(assign.targets[0]) == "name"
+            if isinstance(assign.value, ast.Constant)
+        }
+        return [(str(name), _digest(source)) for name, methods in named.items() if "build" in methods]
+    found = []
+    for plugin in _classes(kind, where):
+        _hints(plugin)
+        file = inspect.getsourcefile(plugin)
+        if file is None:
+            raise ImportError("it has no source file")
+        found.append((plugin.name, _digest(Path(file).read_bytes())))
+    return found
+
+
+def _digest(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()[:16]
 
 
 def _module(path: str) -> ModuleType:
@@ -350,30 +362,31 @@ def _module(path: str) -> ModuleType:
     return module
 
 
-def _classes(kind: Kind, module: ModuleType) -> list[Any]:
-    """Classes defined in the module itself that have a name and one of the kind's methods."""
-    found = [
+@cache
+def _find_class(kind: Kind, where: str, name: str) -> Any:
+    return next(plugin for plugin in _classes(kind, where) if plugin.name == name)
+
+
+def _classes(kind: Kind, where: str) -> list[Any]:
+    """The plugins of a file or an entry point: a class, or those that a module itself defines."""
+    if where.startswith("entry:"):
+        _, group, name = where.split(":", 2)
+        (entry,) = importlib.metadata.entry_points(group=group, name=name)
+        found = entry.load()
+        if inspect.isclass(found):
+            return [found]
+    else:
+        found = _module(where)
+    classes = [
         value
-        for value in vars(module).values()
+        for value in vars(found).values()
         if inspect.isclass(value)
-        and value.__module__ == module.__name__
+        and value.__module__ == found.__name__
         and not value.__name__.startswith("_")
         and isinstance(getattr(value, "name", None), str)
         and any(callable(getattr(value, method, None)) for method in _METHODS[kind])
     ]
-    return list(dict.fromkeys(found))  # a class may have two names in its module
-
-
-@cache
-def _find_class(kind: Kind, where: str, name: str) -> Any:
-    if where.startswith("entry:"):
-        _, group, entry_name = where.split(":", 2)
-        (entry,) = importlib.metadata.entry_points(group=group, name=entry_name)
-        found = entry.load()
-        classes: list[Any] = [found] if inspect.isclass(found) else _classes(kind, found)
-    else:
-        classes = _classes(kind, _module(where))
-    return next(plugin for plugin in classes if plugin.name == name)
+    return list(dict.fromkeys(classes))  # a class may have two names in its module
 
 
 def _hints(plugin: type) -> dict[str, Any]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
-from ckptbench.base.folders import suite_folders
+from ckptbench.base.folders import shipped
 from ckptbench.base.text import nearest
 
 
@@ -129,7 +131,18 @@ class TargetSpec(_Strict):
     family: str | None = Field(None, description="targets of one family count as one; its name when absent")
 
 
-class FE(_Strict):
+class _Protocol(_Strict):
+    name: str
+    epochs_judged: tuple[int, ...] | None = Field(None, description="only these checkpoints")
+    targets: tuple[str, ...] | None = Field(None, description="only on these targets")
+    assumed: tuple[str, ...] = Field((), description="what the paper leaves open and we chose")
+
+    def judges(self, epoch: int) -> bool:
+        """Whether it measures an epoch; epoch 0 always, so that negative transfer shows."""
+        return self.epochs_judged is None or epoch == 0 or epoch in self.epochs_judged
+
+
+class FE(_Protocol):
     """Feature extraction: L2-penalised softmax regression on frozen features.
 
     The objective is mean cross-entropy + ``penalty``/2 * |W|^2, intercept free; ``tuned`` chooses
@@ -144,7 +157,6 @@ class FE(_Strict):
     checkpoints are that protocol's: the FT row of inadequately-pretrained-models, Table 1.
     """
 
-    name: str
     scale: Literal["std", "raw"] = "std"
     penalty: float | Literal["tuned"] = "tuned"
     grid: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
@@ -162,10 +174,7 @@ class FE(_Strict):
     batch: int = 128
     epochs: int | None = 50
     iterations: int | None = None
-    epochs_judged: tuple[int, ...] | None = Field(None, description="only these checkpoints")
-    targets: tuple[str, ...] | None = Field(None, description="only on these targets")
     after: str | None = Field(None, description="an FT protocol: features of the fine-tuned networks")
-    assumed: tuple[str, ...] = Field((), description="what the paper leaves open and we chose")
 
     @property
     def goal(self) -> str:
@@ -175,29 +184,24 @@ class FE(_Strict):
         return "fe" if self.part == "all" else f"fe-{self.part}"
 
     @model_validator(mode="after")
-    def _minibatches_are_adams(self) -> FE:
+    def _fits(self) -> FE:
         if self.split_batch == "minibatch" and (self.solver, self.scale) != ("adam", "raw"):
             raise ValueError(
                 f"protocol {self.name!r}: split_batch = 'minibatch' needs solver = 'adam' and scale = 'raw'"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _as_the_ft_protocol(self) -> FE:
         for name in ("seeds", "epochs_judged", "targets"):
             if self.after is not None and getattr(self, name) != FE.model_fields[name].default:
                 raise ValueError(f"protocol {self.name!r} has its {name} from {self.after!r}: leave it out")
         return self
 
 
-class FT(_Strict):
+class FT(_Protocol):
     """Fine-tuning: the whole network with a new head whose rate is ``head_multiplier`` times.
 
     ``penalties`` is the method: what it adds to the loss, as ``name`` or ``name:param=value,...``;
     ``l2`` is plain weight decay. `ckptbench list penalties` names them.
     """
 
-    name: str
     training: Training
     epochs: int | None = Field(None, ge=1)
     iterations: int | None = Field(None, ge=1)
@@ -205,13 +209,7 @@ class FT(_Strict):
     rate: float = Field(1.0, gt=0, le=1, description="sampling rate of the train split, per class")
     seeds: int = Field(3, ge=1)
     penalties: tuple[str, ...] = Field(("l2",), min_length=1)
-    epochs_judged: tuple[int, ...] | None = Field(None, description="only these checkpoints")
-    targets: tuple[str, ...] | None = Field(None, description="only on these targets")
-    assumed: tuple[str, ...] = Field((), description="what the paper leaves open and we chose")
-
-    @property
-    def goal(self) -> str:
-        return "ft"
+    goal: ClassVar = "ft"
 
     @property
     def method(self) -> str:
@@ -261,44 +259,27 @@ class Suite(_Strict):
     published: Published | None = Field(None, description="a paper's numbers, for a table beside ours")
     selectors: tuple[str, ...] = ("*",)
     confirmatory: tuple[str, ...] = Field(
-        (),
-        max_length=10,
-        description="scores tested as a family of their own, named before any truth exists",
+        (), max_length=10, description="scores tested as a family of their own, named before any truth exists"
     )
     repeats: int = Field(3, ge=1, description="how often a random selector is scored")
     seed: int = 0
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Suite:
-        for what, items in (
-            ("sources", self.sources),
-            ("targets", self.targets),
-            ("protocols", self.protocols),
-        ):
-            names = [item.name for item in items]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"two {what} are called {twice[0]!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _confirmatory_scores_differ(self) -> Suite:
-        twice = sorted({name for name in self.confirmatory if self.confirmatory.count(name) > 1})
-        if twice:
-            raise ValueError(f"confirmatory names the score {twice[0]!r} twice")
-        return self
-
-    @model_validator(mode="after")
-    def _named_protocols_are_there(self) -> Suite:
+    def _names_are_known_and_differ(self) -> Suite:
+        for what in ("sources", "targets", "protocols"):
+            if twice := _repeated(item.name for item in getattr(self, what)):
+                raise ValueError(f"two {what} are called {twice!r}")
+        if twice := _repeated(self.confirmatory):
+            raise ValueError(f"confirmatory names the score {twice!r} twice")
+        names = {protocol.name for protocol in self.protocols}
+        for row in self.published.rows if self.published is not None else ():
+            if unknown := set(row.protocols) - names:
+                raise ValueError(f"published: no protocol is called {min(unknown)!r}")
         known = {protocol.name for protocol in self.ft}
-        rows = self.published.rows if self.published is not None else ()
-        for name in (name for row in rows for name in row.protocols):
-            if name not in {protocol.name for protocol in self.protocols}:
-                raise ValueError(f"published: no protocol is called {name!r}")
-        for protocol in self.fe:
-            if protocol.after is not None and protocol.after not in known:
-                near = nearest(protocol.after, known)
-                raise ValueError(f"protocol {protocol.name!r}: no FT protocol {protocol.after!r}, {near}")
+        for fe in self.fe:
+            if fe.after is not None and fe.after not in known:
+                near = nearest(fe.after, known)
+                raise ValueError(f"protocol {fe.name!r}: no FT protocol {fe.after!r}, {near}")
         return self
 
     @model_validator(mode="before")
@@ -329,6 +310,11 @@ class Suite(_Strict):
         return digest(content)
 
 
+def _repeated(names: Iterable[str]) -> str | None:
+    """The first name that stands twice."""
+    return min((name for name, count in Counter(names).items() if count > 1), default=None)
+
+
 def _combinations(table: Any) -> list[Any]:
     """``methods = [["l2"], ["l2-sp", "bss"]]`` and ``rates = [0.15, 1.0]`` multiplied out."""
     if not isinstance(table, dict) or not {"methods", "rates"} & table.keys():
@@ -345,7 +331,9 @@ def _combinations(table: Any) -> list[Any]:
 
 
 def known_suites() -> dict[str, Path]:
-    return {path.stem: path for folder in suite_folders() for path in sorted(folder.glob("*.toml"))}
+    return {
+        path.stem: path for folder in shipped("benchmark/suites") for path in sorted(folder.glob("*.toml"))
+    }
 
 
 def load_suite(name: str | os.PathLike[str]) -> Suite:
@@ -379,11 +367,8 @@ def explain(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        return f"unknown key {where!r}, {nearest(key, _all_keys())}"
+        models: tuple[type[BaseModel], ...] = (Suite, Source, TargetSpec, Data, Training, FE, FT)
+        known = {key for model in models for key in model.model_fields}
+        return f"unknown key {where!r}, {nearest(key, known)}"
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
-
-
-def _all_keys() -> set[str]:
-    models: tuple[type[BaseModel], ...] = (Suite, Source, TargetSpec, Data, Training, FE, FT)
-    return {key for model in models for key in model.model_fields}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import write_results
+from helpers.fake_results import write_results
 from scipy import stats
 
 from ckptbench.agreement import record as room

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import DIGEST, write_results
+from helpers.fake_results import DIGEST, write_results
 from scipy import stats
 
 from ckptbench.agreement.inference import across_runs, crossed_interval, sign_flips, step_down_p

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import edit, write_results
+from helpers.fake_results import edit, write_results
 
 from ckptbench.agreement.judge import REFERENCE
 from ckptbench.agreement.runs import leaderboard

@@ -23,8 +23,8 @@ from ckptbench.base.types import Checkpoint
 from ckptbench.data.targets import load_target
 from ckptbench.networks.architectures import find_architecture
 from ckptbench.networks.extract import BATCH, IMAGENET, Recipe, extract
+from ckptbench.networks.runs import read_run
 from ckptbench.networks.training import autocast, to_input
-from ckptbench.networks.weights import read_run
 from ckptbench.plugins import load_plugins
 from ckptbench.suites import Data
 

@@ -63,13 +63,12 @@ def slow_logme(f: Array, y: Array) -> float:
         t = 1.0
         for _ in range(11):
             g = (s2 / (s2 + t)).sum()
-            alpha = g / ((s2 * x2 / (t + s2) ** 2).sum() + 1e-5)
-            beta = (n - g) / ((x2 / (1 + s2 / t) ** 2).sum() + r + 1e-5)
+            m = (s2 * x2 / (t + s2) ** 2).sum()
+            e = (x2 / (1 + s2 / t) ** 2).sum() + r
+            alpha, beta = g / (m + 1e-5), (n - g) / (e + 1e-5)
             before, t = t, alpha / beta
             if abs(t - before) / before < 1e-3:
                 break
-        m = (s2 * x2 / (t + s2) ** 2).sum()
-        e = (x2 / (1 + s2 / t) ** 2).sum() + r
         logs = np.log(alpha + beta * s2).sum() + (d - len(s2)) * np.log(alpha)
         evidence = d * np.log(alpha) + n * np.log(beta / (2 * np.pi)) - logs - beta * e - alpha * m
         evidences.append(evidence / (2 * n))

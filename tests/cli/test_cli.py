@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.tiny import SUITE, write_suite
 from PIL import Image
-from tiny import SUITE, write_suite
 
 from ckptbench.base.store import Store
 from ckptbench.cli.app import main

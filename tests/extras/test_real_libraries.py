@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from ckptbench import Monitor, Ranking, rank
+from ckptbench import InputError, Monitor, Ranking, rank
 from ckptbench.base.types import Array
+from ckptbench.ranking.reading import read_source
 
 pytestmark = [pytest.mark.extras, pytest.mark.filterwarnings("default")]
 
@@ -113,3 +114,70 @@ def test_open_clip(target: tuple[Array, Array], tmp_path: Path) -> None:
         torch.save(content, tmp_path / f"epoch_{epoch}.pt")
     found = rank(tmp_path, "open_clip/RN50", target, store=tmp_path / "store", workers=1, limit=12)
     check(found, [1, 2])
+
+
+def test_texts_of_a_trainer_run(tmp_path: Path) -> None:
+    """A table of texts, and the checkpoints of a run with its tokeniser, as Trainer wrote them."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[PAD]", "[UNK]", "good", "bad", "the", "film", "was", "is", "not", "a"]
+    tokeniser = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokeniser.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokeniser, pad_token="[PAD]", unk_token="[UNK]"
+    )
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    fillers = rng.choice(words[4:], (40, 4))
+    texts = [" ".join([*row, words[2 + label]]) for row, label in zip(fillers, labels, strict=True)]
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=16, num_labels=2,
+    )  # fmt: skip
+    rows = [{**fast(text), "labels": int(label)} for text, label in zip(texts, labels, strict=True)]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path / "run"), num_train_epochs=2, per_device_train_batch_size=20,
+        save_strategy="epoch", report_to=[], use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    transformers.Trainer(
+        model=transformers.BertForSequenceClassification(config), args=arguments, train_dataset=rows,
+        processing_class=fast,
+    ).train()  # fmt: skip
+    table = [f"{text},{words[2 + label]}\n" for text, label in zip(texts, labels, strict=True)]
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(table))
+    found = rank(tmp_path / "run", "hf-text", tmp_path / "a.csv", store=tmp_path / "store", workers=1)
+    check(found, [2, 4])
+    assert found.used["images"] == "none: texts of at most 5 tokens"
+    images = np.zeros((4, 8, 8), np.uint8), [0, 1, 0, 1]
+    with pytest.raises(InputError, match=r"the data are images, and hf-text.* takes texts"):
+        rank(tmp_path / "run", "hf-text", images, store=tmp_path / "store", workers=1)
+
+
+def test_a_data_set_on_disk(target: tuple[Array, Array], tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    from PIL import Image
+
+    images, labels = target
+    kinds = datasets.ClassLabel(names=["red", "green", "blue"])
+    features = datasets.Features({"image": datasets.Image(), "label": kinds, "who": datasets.Value("string")})
+    content = {
+        "image": [Image.fromarray(image) for image in images],
+        "label": labels.tolist(),
+        "who": [str(number % 9) for number in range(len(labels))],
+    }
+    whole = datasets.Dataset.from_dict(content, features=features)
+    datasets.DatasetDict(test=whole.select(range(3)), train=whole).save_to_disk(str(tmp_path / "data"))
+    source = read_source(tmp_path / "data", "who")
+    assert source.found.classes == ("blue", "green", "red")
+    raw = source.found.train
+    np.testing.assert_array_equal(np.asarray(raw.image(5)), images[5])
+    assert source.groups is not None
+    assert source.groups["10"] == "1"
+    assert [source.found.classes[label] for label in raw.labels[:3]] == ["red", "green", "blue"]
+    with pytest.raises(InputError, match="has no column 'whom'"):
+        read_source(tmp_path / "data", "whom")
+    texts = datasets.Dataset.from_dict({"text": ["a", "b"], "labels": [[0, 1], [1, 1]]})
+    texts.save_to_disk(str(tmp_path / "texts"))
+    found = read_source(tmp_path / "texts", None, (), "multilabel")
+    np.testing.assert_array_equal(found.columns, [[0, 1], [1, 1]])

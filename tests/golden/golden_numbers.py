@@ -35,12 +35,12 @@ PROBES = [
 
 
 def scores() -> dict[str, Any]:
-    """Every selector but those that need facts or weights of a checkpoint, raw and standardised."""
+    """Every selector but the dear and those that need facts or weights of a checkpoint, in all readings."""
     stored = np.load(FOLDER / "features.npz")
     features = [stored[f"features-{i}"] for i in range(3)]
     found: dict[str, Any] = {}
     registry = load_plugins("selector")
-    for spec in [one for name in sorted(registry.specs) for one in registry[name].readings]:
+    for spec in sorted(registry.select(["*"]), key=lambda one: one.name):
         if spec.name in ("last-epoch", "source-accuracy", "chance") or "weights" in spec.needs:
             continue
         common: dict[str, Any] = {"source": (stored["rows"], stored["row_labels"])}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fake_results import fake_suite, write_results
+from helpers.fake_results import fake_suite, write_results
 
 from ckptbench.results import Results, make_table
 

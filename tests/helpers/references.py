@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import scipy.optimize
+import scipy.spatial.distance
 import scipy.special
 import scipy.stats
 from helpers.made_up import source_rows
@@ -515,6 +516,31 @@ def slow_two_nn(f: Array) -> float:
 
 
 # Label -> reference and the relative tolerance at which the score has to agree with it.
+def slow_disco(f: Array, y: Array, components_: int = 128, groups: int = 8) -> float:
+    """By full matrices, as the authors' code: groups of components back in feature space, unit covariance."""
+    u, sigma, v = np.linalg.svd(f - f.mean(axis=0), full_matrices=False)
+    k = min(components_, int((sigma > 1e-7 * sigma[0]).sum()))
+    size, total = max(1, k // groups), 0.0
+    for g in range(min(groups, k)):
+        at = slice(g * size, (g + 1) * size)
+        z = u[:, at] @ np.diag(sigma[at]) @ v[at]
+        log_p = np.array(
+            [
+                scipy.stats.multivariate_normal.logpdf(z, z[y == c].mean(axis=0)) + np.log(np.mean(y == c))
+                for c in np.unique(y)
+            ]
+        ).T.reshape(len(y), -1)
+        p = scipy.special.softmax(log_p, axis=1)
+        right = [p[i, np.unique(y).tolist().index(c)] for i, c in enumerate(y)]
+        total += np.mean(right) * sigma[at].sum() / sigma[:k].sum()
+    return float(total)
+
+
+def slow_int(f: Array, y: Array) -> float:
+    pairs = itertools.combinations(np.unique(y), 2)
+    return float(np.mean([scipy.spatial.distance.cdist(f[y == a], f[y == b]).mean() for a, b in pairs]))
+
+
 REFERENCES: dict[str, tuple[Callable[[Array, Array], float], float]] = {
     "logme": (slow_logme, 1e-8),
     "h-score": (slow_h_score, 1e-6),
@@ -525,6 +551,9 @@ REFERENCES: dict[str, tuple[Callable[[Array, Array], float], float]] = {
     "h-score-debiased": (slow_debiased_h_score, 1e-6),
     "cdnv": (slow_cdnv, 1e-8),
     "cdnv-directional": (slow_directional_cdnv, 1e-8),
+    "int": (slow_int, 1e-7),
+    "disco": (slow_disco, 1e-8),
+    "disco:components=4,groups=3": (lambda f, y: slow_disco(f, y, 4, 3), 1e-8),
     "two-nn": (lambda f, y: slow_two_nn(f), 1e-8),
     "fm-logme": (lambda f, y: slow_logme(main_part(f), y), 1e-6),
     "fr-logme": (lambda f, y: slow_logme(f - main_part(f), y), 1e-6),

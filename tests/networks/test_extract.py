@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.tiny import forked, wait_exit
 from numpy.typing import NDArray
-from tiny import forked, wait_exit
 from torch import nn
 
 from ckptbench.base.errors import InputError
@@ -22,8 +22,8 @@ from ckptbench.networks import extract as module
 from ckptbench.networks.architectures import Architecture, find_architecture
 from ckptbench.networks.extract import IMAGENET, Recipe, _penultimate, extract
 from ckptbench.networks.hardware import pick_device
+from ckptbench.networks.runs import read_run
 from ckptbench.networks.training import to_input
-from ckptbench.networks.weights import read_run
 from ckptbench.plugins import load_plugins
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 FAMILIES = {
     "resnet18": 32,
     "densenet121": 32,
-    "vgg11": 32,
+    "alexnet": 64,
     "mobilenet_v3_small": 32,
     "efficientnet_b0": 32,
     "convnext_tiny": 32,
@@ -398,9 +398,8 @@ class Wide:
 import resource, sys, tempfile
 import torch
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 from ckptbench.networks.architectures import find_architecture
-from ckptbench.networks.weights import read_run
+from ckptbench.networks.runs import read_run
 from ckptbench.networks.extract import IMAGENET, Recipe, extract
 from ckptbench.plugins import load_plugins
 from ckptbench.base.store import Store
@@ -424,7 +423,7 @@ for epoch in (0, 1):
 run, store = read_run(root / "run", "wide")[0], Store(root)
 recipe = Recipe(wide, IMAGENET, torch.device("cpu"))
 peaks = []
-for count in (513, 6144):
+for count in (513, 2561):
     extract(run, Pictures(count), recipe, store)
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 print(peaks[1] - peaks[0])

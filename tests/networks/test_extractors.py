@@ -13,7 +13,12 @@ from ckptbench.networks.architectures import find_architecture
 from ckptbench.networks.conformance import check_extractor
 from ckptbench.plugins import load_plugins
 
-OPTIONAL = ("timm", "transformers", "open_clip")  # extractors of libraries that need not be installed
+OPTIONAL = (
+    "timm",
+    "transformers",
+    "transformers-text",
+    "open_clip",
+)  # extractors of libraries that need not be installed
 # Small ones of each family, and those that the suites train.
 TREE = {
     "small": ["smallcnn", "smallcnn:width=5"],

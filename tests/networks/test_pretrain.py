@@ -13,22 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import forked, wait_exit
 from safetensors.torch import load, load_file
-from tiny import forked, wait_exit
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.files import read_json, write_json
 from ckptbench.base.store import Store
 from ckptbench.data.targets import load_target
-from ckptbench.networks.pretrain import (
-    Run,
-    epochs_done,
-    find_run,
-    pretrain,
-    trajectory,
-)
-from ckptbench.networks.soundness import soundness
-from ckptbench.networks.weights import read_run
+from ckptbench.networks.pretrain import pretrain
+from ckptbench.networks.runs import Run, find_run, last_epoch, read_record, read_run, soundness, trajectory
 from ckptbench.suites import Source
 
 CPU = torch.device("cpu")
@@ -108,6 +101,7 @@ def test_stopped_after_an_epoch_it_ends_with_the_same_bytes(
     assert store.damaged == []
 
 
+@pytest.mark.parametrize("undisturbed", [ADAM], ids=["adam"], indirect=True)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     tmp_path: Path, undisturbed: tuple[Source, dict]
 ) -> None:
@@ -125,6 +119,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     assert content(folder) == expected
 
 
+@pytest.mark.parametrize("undisturbed", [ADAM], ids=["adam"], indirect=True)
 def test_a_compiled_run_is_the_same_run_and_compiles_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[Source, dict]
 ) -> None:
@@ -284,9 +279,9 @@ def test_soundness(tmp_path: Path) -> None:
             for epoch, (loss, accuracy) in enumerate(curve, 1)
         ]
         write_json(tmp_path / "run.json", {"guess": 2.3, "checkpoints": rows})
-        return soundness(tmp_path, spec.model_copy(update={"epochs": epochs}))
+        return soundness(read_record(tmp_path), spec.model_copy(update={"epochs": epochs}))
 
-    assert soundness(tmp_path, spec) == ""  # a folder of somebody's own
+    assert soundness(read_record(tmp_path), spec) == ""  # a folder of somebody's own
     assert said((11.3, 0.1), (2.0, 0.3), (1.5, 0.4), (1.0, 0.5)) == ""
     assert said((2.2, 0.1), (2.0, 0.3), (2.4, 0.4), (1.0, 0.5)).startswith(
         "its training loss is 2.40 in epoch 3"
@@ -296,7 +291,7 @@ def test_soundness(tmp_path: Path) -> None:
     assert said((2, 0.6), (1, 0.8)) == "it has 2 of its 4 epochs"
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(InputError, match="is damaged"):
-        soundness(tmp_path, spec)
+        read_record(tmp_path)
 
 
 def test_judged_epochs_are_those_of_the_suite(tmp_path: Path) -> None:
@@ -306,8 +301,8 @@ def test_judged_epochs_are_those_of_the_suite(tmp_path: Path) -> None:
     assert [c.epoch for c in trajectory(spec.model_copy(update={"judge": (0, 2)}), folder)] == [0, 2]
     with pytest.raises(InputError, match="source run has no checkpoint of epoch 7"):
         trajectory(spec.model_copy(update={"judge": (0, 7)}), folder)
-    assert epochs_done(folder) == 2
-    assert epochs_done(tmp_path) == -1
+    assert last_epoch(folder)[0] == 2
+    assert last_epoch(tmp_path)[0] == -1
     assert [c.source_accuracy for c in read_run(folder, spec.architecture)[0]] == [
         row["source_accuracy"] for row in json.loads((folder / "run.json").read_text())["checkpoints"]
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import DIGEST, edit, write_results
+from helpers.fake_results import DIGEST, edit, write_results
 from helpers.made_pages import write_pages
 
 from ckptbench.agreement.judge import REFERENCE

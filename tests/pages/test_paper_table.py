@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import edit, write_results
+from helpers.fake_results import edit, write_results
 
 from ckptbench.base.errors import InputError
 from ckptbench.pages.paper_table import (

@@ -28,13 +28,18 @@ def ranking() -> pd.DataFrame:
 
 def test_rank_page_says_the_pick_how_sure_and_draws(tmp_path: Path, ranking: pd.DataFrame) -> None:
     path = tmp_path / "rank.html"
-    write_rank_page(path, ranking, {"Take": "<b>10.pt.", "Tied": "these two."}, {"data": "36 <i>"}, 10)
+    write_rank_page(
+        path, ranking, {"Take": "<b>10.pt.", "Tied": "these two."}, {"data": "36 <i>"}, 10, "AUROC"
+    )
     page = Page(path.read_text())
     assert "Take epoch 10" in page.words
-    assert "Tied. these two." in page.words
+    assert "Tied: these two." in page.words
+    assert "3.0±4.0" in page.words
+    assert "0.0±0.0" not in page.words
     assert "71.0±2.0" in page.words
     assert "data 36 <i>" in page.words
     assert html.escape("<b>10.pt") in path.read_text()
+    assert "AUROC, %" in path.read_text()
     label = next(attributes["aria-label"] for tag, attributes in page.tags if tag == "svg") or ""
     assert "Epoch 10 is the pick, tied with 1 more; 2 of 3 checkpoints were measured." in label
     assert "Measured: epoch 5 68.0" in label

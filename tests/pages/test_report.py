@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_results import edit
+from helpers.fake_results import edit
 from helpers.made_pages import NASTY, PROTOCOLS, Page, add_features, write_pages
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.text import number
 from ckptbench.pages import report
 from ckptbench.pages.advice import advise
-from ckptbench.pages.queries import Study, grouped
+from ckptbench.pages.queries import ReportData, grouped
 from ckptbench.results import Results
 
 
-def study_of(folder: Path) -> Study:
-    return Study(Results.read(folder))
+def study_of(folder: Path) -> ReportData:
+    return ReportData(Results.read(folder))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(folder: Path) -> Study:
+def study(folder: Path) -> ReportData:
     return study_of(folder)
 
 
@@ -77,7 +77,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3 source runs x 4 targets: FE on all 12 pairs, FT on 6 that are neither the first nor the last; one
     score follows the truth, one is constant on every pair; figures of a time with fewer pairs lie about."""
-    selectors = {f"score-{i}": 0.1 + 0.2 * i for i in range(20)} | {"nil": 1.0}
+    selectors = {f"score-{i}": 0.1 + 0.2 * i for i in range(8)} | {"nil": 1.0}
     made = write_pages(
         tmp_path_factory.mktemp("wide") / "wide", sources=3, targets=4, epochs=14, seeds=2, examples=100,
         protocols=(("fe-tuned", "fe"), ("fe-raw", "fe"), ("ft-10", "ft")), selectors=selectors,
@@ -135,7 +135,7 @@ def test_a_nasty_name_stays_text(page: Page) -> None:
     assert "Runs & targets <made up>" in page.words
 
 
-def test_what_to_take_is_said_first_and_is_what_the_tables_say(page: Page, study: Study) -> None:
+def test_what_to_take_is_said_first_and_is_what_the_tables_say(page: Page, study: ReportData) -> None:
     board = study.boards.boards["fe"]
     best = board["selector"].iloc[0]
     start = page.words[: page.words.index("Accuracy along the run", page.words.index("What to take") + 200)]
@@ -198,7 +198,7 @@ def test_a_verdict_is_told_where_there_are_runs_enough(tmp_path: Path) -> None:
     assert len(advice.picks) == 9
 
 
-def test_boards_hold_every_row_and_the_baselines_apart(page: Page, study: Study) -> None:
+def test_boards_hold_every_row_and_the_baselines_apart(page: Page, study: ReportData) -> None:
     for kind in ("fe", "ft"):
         board = study.boards.boards[kind]
         table, tracks = report._goal_tables(study, kind)
@@ -313,7 +313,7 @@ def test_a_report_of_little_is_written_without_torch(few: Path) -> None:
     assert "To fine-tune" not in words
 
 
-def test_citations_come_from_the_plugins(study: Study) -> None:
+def test_citations_come_from_the_plugins(study: ReportData) -> None:
     table = report._citations(study)
     cited = {row[0].text: row[1].text for row in table.rows}
     assert cited["logme"].startswith("You et al. 2021")

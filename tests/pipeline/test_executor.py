@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from helpers.chores import Chore, Troupe
+from helpers.tiny import alive, forked, wait_exit
 from threadpoolctl import threadpool_limits
-from tiny import alive, forked, wait_exit
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store

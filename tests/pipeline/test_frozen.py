@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import DIGEST, edit, sign, write_results
+from helpers.fake_results import DIGEST, edit, sign, write_results
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -35,7 +35,7 @@ from ckptbench.pipeline.freeze import freeze
 from ckptbench.pipeline.judge_selector import judge_selector
 from ckptbench.plugins import load_plugins
 from ckptbench.results import Results, make_table
-from ckptbench.scores.conformance import made_up
+from ckptbench.scores.made_up import made_up
 from ckptbench.scores.tasks import CandidateFiles, pair_tasks, score_rows
 
 N, D, C, EPOCHS = 60, 12, 3, 7

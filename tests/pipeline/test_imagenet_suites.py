@@ -17,7 +17,7 @@ from urllib.error import URLError
 import pandas as pd
 import pytest
 import torch
-from fake_archives import BUILDERS, accept_fakes
+from helpers.fake_archives import BUILDERS, accept_fakes
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
@@ -242,6 +242,6 @@ def test_without_an_archive_one_sentence_says_what_to_fetch(
     assert not (tmp_path / "store").exists(), "nothing should be computed before all is there"
     kind, _, short = name.partition(":")
     if kind == "archive":
-        assert ARCHIVES[short].files[0].address in sentence
+        assert ARCHIVES[short]["files"][0] in sentence
     else:
         assert re.search(r"cannot be downloaded from https?://\S+: .*no network", sentence)

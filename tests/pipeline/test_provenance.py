@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_results import write_results
+from helpers.fake_results import write_results
 
 from ckptbench.pipeline import provenance
 from ckptbench.pipeline.provenance import is_drawn, note_drawn

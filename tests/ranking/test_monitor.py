@@ -101,3 +101,15 @@ def test_wrapped_networks_and_what_does_not_fit(target: tuple[Array, Array], tmp
     with pytest.warns(UserWarning, match="epoch 4 is not measured: .*not finite"):
         assert monitor(broken, 4) == {}
     assert len(monitor.ranking().table) == 1
+
+
+def test_targets_of_several_labels_and_of_numbers(target: tuple[Array, Array], tmp_path: Path) -> None:
+    images, labels = target
+    for task, values, metric in (
+        ("multilabel", np.eye(3)[labels][:, :2], "map"),
+        ("regression", images[:, ..., 0].mean(axis=(1, 2)), "r2"),
+    ):
+        monitor = Monitor((images, values), size=8, task=task, probe=1, store=tmp_path)
+        logged = monitor(network(), 1)
+        assert set(logged) == {"target/ridge-loo-error", f"target/{metric}"}
+        assert monitor.ranking().table["measured"][0] == pytest.approx(logged[f"target/{metric}"])

@@ -76,10 +76,12 @@ def test_the_pick_has_the_highest_cross_validated_accuracy(folder):
 
 def test_a_second_call_reads_no_checkpoint_and_fits_nothing(folder, monkeypatch):
     first = ranked(folder)
-    for name in ("networks.extract._network", "networks.weights.file_digest", "networks.layouts.read_file"):
+    for name in ("networks.extract._network", "networks.runs.file_digest", "networks.layouts.read_file"):
         monkeypatch.setattr(f"ckptbench.{name}", lambda *_: pytest.fail("a checkpoint was read"))
     monkeypatch.setattr("ckptbench.truth.crossval.out_of_fold", lambda *_: pytest.fail("fitted"))
-    monkeypatch.setattr("ckptbench.ranking.run.guessing_p", lambda *_, **__: pytest.fail("permuted"))
+    monkeypatch.setattr("ckptbench.ranking.measure.guessing_p", lambda *_, **__: pytest.fail("permuted"))
+    pd.testing.assert_frame_equal(ranked(folder).table, first.table)
+    monkeypatch.setattr("ckptbench.ranking.remembered.version", lambda _: "another")
     pd.testing.assert_frame_equal(ranked(folder).table, first.table)
 
 
@@ -159,7 +161,7 @@ def test_outputs(folder, tmp_path):
     [
         ({"goal": "both"}, "goal is 'both'"),
         ({"metric": "f1"}, "metric is 'f1'"),
-        ({"budget": "10m"}, "a budget is for fine-tuning"),
+        ({"budget": "10 runs"}, "a budget in runs is for fine-tuning"),
         ({"size": 2}, "size is 2"),
         ({"limit": 3}, "limit is 3"),
         ({"normalise": ([0.5], [0.2])}, "three means"),
@@ -182,6 +184,13 @@ def test_what_does_not_fit_is_a_sentence(folder, options, sentence):
         ranked(folder, **options)
 
 
+def test_a_size_that_the_network_does_not_take_is_a_sentence(pictures, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4), torch.nn.Linear(4, 2))
+    assert len(rank([network], None, pictures, size=8, store=tmp_path).table) == 1
+    with pytest.raises(InputError, match=r"does not take inputs of 3 x 16 x 16 \(.*images of another size"):
+        rank([network], None, pictures, size=16, store=tmp_path)
+
+
 def test_features_are_checked():
     good = np.random.default_rng(0).normal(size=(20, 3))
     labels = np.arange(20) % 2
@@ -200,11 +209,27 @@ def test_features_are_checked():
 def test_for_fine_tuning_the_last_is_taken_unless_a_budget_is_spent(folder):
     found = ranked(folder, goal="ft")
     assert found.pick.epoch == 10
-    assert "nothing was measured" in found.verdict["Take"]
+    assert "no fine-tuning was measured" in found.verdict["Take"]
     found = ranked(folder, goal="ft", budget="14 runs")
     assert found.facts["fine_tunings"] <= 14
     assert "nothing is claimed of the 0 that were dropped" in found.verdict["Measured"]
     assert found.table["measured"].notna().any()
+
+
+def test_for_fine_tuning_the_score_is_followed_that_the_record_says(folder, monkeypatch):
+    row = {"suite": "zoo", "truth": "10 epochs", "goal": "ft", "what": "score", "seconds": 1.0, "harmed": 1}
+    rows = [
+        {**row, "name": name, "gain_median": gain, "helped": 5, "runs": 10, "chosen": chosen}
+        for name, gain, chosen in (("logme", 2.0, 8), ("knn", 1.0, 2), ("winner", 1.5, 10))
+    ]
+    record = pd.DataFrame(rows)
+    monkeypatch.setattr("ckptbench.ranking.finetuned.published_record", lambda: record)
+    found = ranked(folder, goal="ft", limit=35)
+    assert "the first choice of logme, for fine-tuning" in found.verdict["Take"]
+    assert "won 1.5 points" in found.verdict["Why"]
+    assert found.pick.epoch == found.table.set_index("epoch")["logme"].idxmax()
+    record["gain_median"] = -1.0
+    assert "the last, for fine-tuning" in ranked(folder, goal="ft", limit=34).verdict["Take"]
 
 
 def test_folds_never_split_a_group_and_metrics_differ(folder, pictures):
@@ -267,7 +292,7 @@ def test_a_script_without_a_main_guard_runs_once(folder, tmp_path):
         f"print(ckptbench.rank({str(folder / 'run')!r}, {ARCH!r}, {str(folder / 'images')!r}, size=16,"
         f" store={str(tmp_path / 'store')!r}).pick.epoch)\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "started"
     assert len(done.stdout.split()) == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import edit, fake_suite, sign, write_results
+from helpers.fake_results import edit, fake_suite, sign, write_results
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.files import read_json, write_json

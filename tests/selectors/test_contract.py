@@ -20,7 +20,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:the H-score says nothing"),
     pytest.mark.filterwarnings("ignore:perfect fit"),
 ]
-NAMES = sorted({label.partition(":")[0] for label in REFERENCES} | {"sfda", "etran", "ncti"})
+NAMES = sorted(
+    {label.partition(":")[0] for label in REFERENCES} | {"sfda", "etran", "ncti", "kite", "consensus"}
+)
 
 
 @pytest.mark.parametrize("label", REFERENCES)
@@ -80,10 +82,13 @@ def test_scores_keep_their_declared_bounds(n: int, d: int, classes: int, seed: i
 
 DRAWS = {"bss", "bss-raw", "bss-tail", "tsvd", "fm-ridge-cv", "fr-ridge-cv", "n-leep"}
 FOLDED = {"n-leep", "fm-ridge-cv", "fr-ridge-cv"}  # draw class by class
-NOT_ROTATION = {"etran"}
-SCALED = {"bss-raw", "transrate", "gbc", "sfda", "ncti", "etran", "pactran-gauss", "tmi"}
+NOT_ROTATION = {"etran", "consensus"}
+SCALED = {"disco", "int", "bss-raw", "transrate", "gbc", "sfda", "ncti", "etran", "pactran-gauss", "tmi"}
 ROUGH = {"n-leep": 1e-4, "pactran-gauss": 1e-5}  # where an iteration stops
 TRANSLATED = {
+    "disco",
+    "int",
+    "kite",
     "transrate",
     "gbc",
     "parc",
@@ -125,6 +130,10 @@ def test_invariances(name: str, n: int, d: int, classes: int) -> None:
 
 
 REFUSED = {
+    ("consensus", "constant"): "same features",
+    ("consensus", "zero"): "same features",
+    ("disco", "constant"): "same features",
+    ("disco", "zero"): "same features",
     ("alpha-req", "constant"): "found 0",
     ("alpha-req", "zero"): "found 0",
     ("logme", "zero"): "all zero",
@@ -195,7 +204,7 @@ def test_a_wrong_parameter_is_named(label: str) -> None:
         score(label, *problem(24, 7, 3))
 
 
-COLUMNS = ("logme", "fm-logme", "fr-logme", "fm-share", "tsvd", "ridge-loo-error")
+COLUMNS = ("kite", "logme", "fm-logme", "fr-logme", "fm-share", "tsvd", "ridge-loo-error")
 
 
 @pytest.mark.parametrize("name", NAMES)

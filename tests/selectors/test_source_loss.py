@@ -40,7 +40,21 @@ def test_fisher_trace_is_the_mean_squared_gradient_over_labels_drawn_from_the_he
     assert found == pytest.approx(-total / 40, rel=1e-6)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_head_gradient_is_that_of_autograd(bias: bool) -> None:
+    model, (features, labels) = network(bias=bias), rows()
+    head = torch.nn.Linear(6, 4, bias=bias).double()
+    head.load_state_dict(model[2].state_dict())
+    loss = torch.nn.functional.cross_entropy(
+        head(torch.from_numpy(features.astype(np.float64))), torch.from_numpy(labels)
+    )
+    (gradient,) = torch.autograd.grad(loss, head.weight)
+    found = SELECTORS["head-gradient"].make().score(with_source(model, features, labels))
+    assert found == pytest.approx(-float(gradient.norm()), rel=1e-6)
+
+
 def test_rows_that_the_head_does_not_fit_are_refused() -> None:
     features, labels = rows()
-    with pytest.raises(InputError, match="the head takes 6 and knows 3"):
-        SELECTORS["head-fisher-trace"].make().score(with_source(network(3), features, labels))
+    for name in ("head-gradient", "head-fisher-trace"):
+        with pytest.raises(InputError, match="the head takes 6 and knows 3"):
+            SELECTORS[name].make().score(with_source(network(3), features, labels))

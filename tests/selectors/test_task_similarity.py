@@ -83,17 +83,6 @@ def test_more_rows_than_allowed_are_sampled_by_class_and_seed(label):
     assert score(f"{name}:rows=60", x, y) == score(name, x, y)
 
 
-def test_the_sample_keeps_the_classes_in_proportion():
-    import sys
-
-    sample = sys.modules[SELECTORS["gram"].plugin.__module__]._by_class
-    y = np.repeat([0, 1, 2], [60, 30, 10])
-    chosen = sample(y, 50, np.random.default_rng(0))
-    assert len(np.unique(chosen)) == 50
-    assert np.bincount(y[chosen]).tolist() == [30, 15, 5]
-    assert sample(y, 50, np.random.default_rng(1)).tolist() != chosen.tolist()
-
-
 def test_equal_rows_of_two_classes_cost_gram_much():
     x, y = problem(24, 7, 3)
     doubled = np.vstack([x, x[:1]])

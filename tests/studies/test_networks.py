@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import run_suite, write_suite
+from helpers.tiny import SUITE, run_suite, write_suite
 from torch import nn
 
 from ckptbench.base.files import read_json
@@ -20,6 +20,7 @@ from ckptbench.studies.angles import corresponding_cosines
 from ckptbench.studies.base import Case, write
 from ckptbench.studies.catalogue import STUDIES, find_study
 from ckptbench.studies.deviation import deviations
+from ckptbench.studies.ewc import EWC, fisher
 from ckptbench.studies.finetuned import PRETRAINED, SCRATCH, benches, survey
 from ckptbench.studies.frequency import kept_shares, passed
 from ckptbench.studies.gradients import gradient_rows, projections
@@ -27,9 +28,11 @@ from ckptbench.studies.landscape import plane
 from ckptbench.studies.loss_variation import LENGTH, WALK, variation
 from ckptbench.studies.spectra import batch_spectrum
 from ckptbench.studies.weights_map import map_rows
+from ckptbench.truth.penalty import FineTuning
 
-TABLES = ("best-epochs", "double-u", "epoch-transfer")
-NETWORKS = [name for name in STUDIES if name not in TABLES]
+ELSEWHERE = ("bert",)  # tests/extras
+TABLES = ("best-epochs", "bss-k", "double-u", "epoch-transfer", "shrinkage", "tsvd")
+NETWORKS = [name for name in STUDIES if name not in (*TABLES, *ELSEWHERE)]
 
 
 def test_a_cosine_is_that_of_the_angle_by_which_a_vector_was_turned() -> None:
@@ -151,6 +154,31 @@ def test_gradient_descent_on_a_wide_network_does_as_predicted() -> None:
     assert moved == pytest.approx(expected.moved, rel=0.05)
 
 
+def test_fisher_information_is_that_of_single_examples() -> None:
+    torch.manual_seed(0)
+    network, head = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU()), nn.Linear(5, 3)
+    x, model = torch.randn(6, 1, 2, 2), nn.Sequential(network, head)
+    slow = [torch.zeros_like(weight) for weight in model.parameters()]
+    for one in x.split(1):
+        for log_p in model(one).log_softmax(1)[0]:
+            gradients = torch.autograd.grad(log_p, list(model.parameters()), retain_graph=True)
+            for total, gradient in zip(slow, gradients, strict=True):
+                total += log_p.exp().detach() * gradient**2 / len(x)
+    torch.testing.assert_close(fisher(network, head, x), slow)
+
+
+def test_ewc_pulls_weights_back_by_their_information() -> None:
+    run = FineTuning(nn.Linear(2, 2), nn.Linear(2, 1), *[torch.zeros(1)] * 2, (0.0,), (1.0,), 1, 1, 0)
+    weights = [*run.network.parameters(), *run.head.parameters()]
+    penalty = EWC(3.0, [torch.full_like(weight, 2.0) for weight in weights])
+    penalty.start(run)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+        weight.data += 0.5
+    penalty.gradients()
+    assert all(torch.allclose(weight.grad, torch.tensor(1 + 3 * 2 * 0.5)) for weight in weights)
+
+
 def test_distances_on_the_map_are_means_over_ends_of_a_start() -> None:
     vectors = torch.tensor([[0.0], [1.0], [10.0], [13.0]])
     found = map_rows(pd.DataFrame({"start": ["a", "a", "b", "b"]}), vectors)
@@ -161,7 +189,10 @@ def test_distances_on_the_map_are_means_over_ends_of_a_start() -> None:
 @pytest.fixture(scope="module")
 def case(tmp_path_factory) -> Case:
     folder = tmp_path_factory.mktemp("studies")
-    plan = run_suite(write_suite(folder), folder, upto="pretrain")
+    run = SUITE[SUITE.index("[[sources]]") : SUITE.index("[[targets]]")]
+    variant = run.replace('"run"', '"variant"').replace("size = 8", 'size = 8\nflip = "vertical"')
+    text = SUITE.replace("[[targets]]", variant + "[[targets]]")
+    plan = run_suite(write_suite(folder, text), folder, upto="pretrain")
     return Case(suite=plan.suite, store=plan.store, seeds=1, device="cpu")
 
 
@@ -193,6 +224,7 @@ def test_every_study_runs(name: str, case, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(gram_theory, "WIDTHS", (16, 64))
     monkeypatch.setattr(gram_theory, "EXAMPLES", 4)
     case = replace(case, seeds=2) if name == "weights-map" else case
+    case = replace(case, sources=("run", "variant")) if name == "mitigations" else case
     outcome = write(find_study(name), case, tmp_path, {})
     assert len(outcome.table) > 0
     assert outcome.table.notna().all(axis=None)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import fake_suite, write_results
+from helpers.fake_results import fake_suite, write_results
 from typer.testing import CliRunner
 
 from ckptbench.agreement.track import Track
+from ckptbench.base.errors import InputError
 from ckptbench.base.files import read_json
 from ckptbench.base.store import Store
 from ckptbench.cli.app import app
@@ -17,6 +20,7 @@ from ckptbench.studies.best_epochs import best_epochs, joint_truths
 from ckptbench.studies.catalogue import find_study
 from ckptbench.studies.double_u import around_drops
 from ckptbench.studies.epoch_transfer import rise_and_fall
+from ckptbench.suites import FT
 
 
 def track(mean: list[float], goal: str = "fe", noise: float = 1e-4, epochs: list[int] | None = None) -> Track:
@@ -101,6 +105,52 @@ def test_a_study_writes_table_figure_and_provenance(name: str, tmp_path) -> None
     assert facts["suite_digest"] == suite.digest
     assert len(pd.read_csv(out / "table.csv")) == 2
     assert (out / "figure.svg").read_text().count("<svg") == 1
+
+
+def dose(tmp_path, accuracies: dict[tuple[str, ...], float]) -> Case:
+    """A suite of these methods at two rates whose truth is their accuracy, higher by 0.1 on all data."""
+    suite = fake_suite((("fe", "fe"),), 1, 1)
+    ft = {"name": "", "epochs": 1, "training": {"lr": 0.1}}
+    protocols = [
+        FT.model_validate({**ft, "name": f"{'+'.join(labels)}-{rate:g}", "penalties": labels, "rate": rate})
+        for labels in accuracies
+        for rate in (0.15, 1.0)
+    ]
+    suite = suite.model_copy(update={"ft": tuple(protocols)})
+    names = tuple((protocol.name, "ft") for protocol in protocols)
+    folder = tmp_path / "results" / "fake"
+    write_results(folder, suite=suite, protocols=names, sources=1, targets=1, seeds=3, epochs=3)
+    case = Case(suite=suite, store=Store(tmp_path))
+    noise = {seed: 0.001 * seed for seed in range(3)}
+    value = {p.name: accuracies[p.penalties] + 0.1 * (p.rate == 1.0) for p in protocols}
+    truth = case.results.truth
+    truth["accuracy"] = truth["protocol"].map(value) + truth["seed"].map(noise)
+    vars(case)["results"] = dataclasses.replace(case.results, truth=truth)
+    return case
+
+
+def test_sweeps_pair_methods_by_seed_and_rate(tmp_path) -> None:
+    accuracies = {
+        ("l2",): 0.5, ("tsvd:r=1",): 0.51, ("tsvd",): 0.54, ("l2", "bss:k=1"): 0.52, ("l2", "bss:k=4"): 0.5,
+    }  # fmt: skip
+    case = dose(tmp_path, accuracies)
+    outcome = find_study("tsvd").measure(case)
+    assert set(outcome.table["r"]) == {0, 1, 8}
+    assert "lower by 4.00 points" in outcome.figure.title
+    assert outcome.sentence.startswith("Agrees")
+    outcome = find_study("bss-k").measure(case)
+    assert set(outcome.table["k"]) == {0, 1, 4}
+    assert outcome.sentence.startswith("Contradicts")
+
+
+def test_the_gain_from_bss_is_paired_with_the_method_alone(tmp_path) -> None:
+    case = dose(tmp_path, {("l2",): 0.5, ("l2", "bss"): 0.52, ("l2-sp",): 0.6, ("l2-sp", "bss"): 0.61})
+    outcome = find_study("shrinkage").measure(case)
+    gains = outcome.table.groupby("method")["gain"].mean()
+    assert gains.to_dict() == pytest.approx({"l2": 2.0, "l2-sp": 1.0})
+    assert outcome.sentence.startswith("Agrees")
+    with pytest.raises(InputError, match="no sweep over r of tsvd"):
+        find_study("tsvd").measure(case)
 
 
 def test_a_study_says_what_it_lacks(tmp_path) -> None:

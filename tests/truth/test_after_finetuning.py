@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import SUITE, run_suite, write_suite
+from helpers.tiny import SUITE, run_suite, write_suite
 
 from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
+from ckptbench.base.store import Store
 from ckptbench.data.targets import load_target
 from ckptbench.networks.architectures import find_architecture
 from ckptbench.pages import leaderboard
@@ -114,6 +116,21 @@ def test_nothing_is_left_to_do_and_cells_of_fine_tuning_stay_the_same(after, tmp
     both = [t[t["goal"] == "ft"].drop(columns=["seconds", "row"]) for t in truths]
     pd.testing.assert_frame_equal(*(one.reset_index(drop=True) for one in both))
     assert alone.suite.digest != plan.suite.digest
+
+
+def test_damaged_features_after_fine_tuning_are_named_and_made_again(after, tmp_path: Path) -> None:
+    _, plan = after
+    shutil.copytree(plan.store.root, tmp_path / "store")
+    task = replace(next(task for task in ft_tasks(plan) if task.seed == 0), store=tmp_path / "store")
+    whole = plan.store.read_features(task.features_key())
+    path = Store(task.store)._features_path(task.features_key())
+    path.write_bytes(path.read_bytes()[:-8] + b"tampered")
+    store = Store(task.store)
+    assert task.missing(store) == task.cell_keys()
+    assert [line for line in store.damaged if path.name in line] == [f"{path}: its checksum does not fit"]
+    task.run()
+    np.testing.assert_array_equal(Store(task.store).read_features(task.features_key()), whole)
+    assert task.missing(Store(task.store)) == []
 
 
 def test_the_page_is_written_beside_the_leaderboards(after) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import run_suite, write_suite
+from helpers.tiny import run_suite, write_suite
 
 from ckptbench.base.store import Store
 from ckptbench.pipeline import stages

@@ -140,18 +140,25 @@ def guessing_p(
     Parameters
     ----------
     features : of each checkpoint, N x D
-    labels : N class labels
+    labels : N class labels; or N x K numbers, of which the share of variance explained is taken, not accuracy
     groups : N labels. Where each group has one class, whole groups swap their labels; else labels are
         permuted within the groups.
 
     Cost: per checkpoint one SVD and 10 N r C (permutations + 1) operations in single precision.
     """
-    classes, truth = np.unique(np.asarray(labels), return_inverse=True)
-    shuffled = _permuted(truth, groups, permutations, np.random.default_rng(seed))
-    best = np.zeros(len(shuffled))
+    given = np.asarray(labels)
+    kinds, truth = np.unique(given, axis=0, return_inverse=True)
+    columns: Float = np.eye(len(kinds)) if given.ndim == 1 else (kinds - given.mean(axis=0)) / _spread(given)
+    shuffled = _permuted(truth.ravel(), groups, permutations, np.random.default_rng(seed))
+    best = np.full(len(shuffled), -np.inf)
     for matrix in features:
-        np.maximum(best, _left_out_accuracy(np.asarray(matrix), shuffled, len(classes)), out=best)
+        np.maximum(best, _left_out(np.asarray(matrix), shuffled, columns, given.ndim == 1), out=best)
     return float((best >= best[0] - 1e-9).mean())
+
+
+def _spread(numbers: Array) -> Array:
+    spread = numbers.std(axis=0)
+    return np.asarray(np.where(spread > 0, spread, 1.0))
 
 
 def _permuted(
@@ -172,19 +179,20 @@ def _permuted(
     return rows
 
 
-def _left_out_accuracy(features: Array, labels: NDArray[np.intp], classes: int) -> Float:
-    """Leave-one-out accuracy of ridge regression for each row of ``labels``."""
+def _left_out(features: Array, labels: NDArray[np.intp], columns: Float, is_class: bool) -> Float:
+    """Leave-one-out ridge regression of each row of ``labels``, which are rows of ``columns``: its accuracy,
+    or else its squared error, negative."""
     matrix = features.astype(np.float64)
     left, sigma, _ = np.linalg.svd(matrix - matrix.mean(axis=0), full_matrices=False)
     sigma2, n = sigma**2, len(matrix)
     shrink = sigma2[:, None] / (sigma2[:, None] + PENALTIES[::2] * (sigma2[0] or 1.0))
     slack = (1 - 1 / n - left**2 @ shrink).astype(np.float32)
     left = left.astype(np.float32)
-    accuracy = np.empty(len(labels))
-    chunk = max(1, 2**23 // (n * classes))
+    values = np.empty(len(labels))
+    chunk = max(1, 2**23 // (n * columns.shape[1]))
     for first in range(0, len(labels), chunk):
         some = labels[first : first + chunk]
-        targets = (some.T[:, :, None] == np.arange(classes)).astype(np.float32)  # N x B x C
+        targets = columns[some.T].astype(np.float32)  # N x B x C
         centred = targets - targets.mean(axis=0)
         projections = left.T @ centred.reshape(n, -1)
         least, hits = np.full(len(some), np.inf), np.zeros(len(some))
@@ -192,9 +200,9 @@ def _left_out_accuracy(features: Array, labels: NDArray[np.intp], classes: int) 
             fitted = left @ (shrink[:, k, None].astype(np.float32) * projections)
             residual = (centred - fitted.reshape(centred.shape)) / slack[:, k, None, None]
             error = np.einsum("nbc,nbc->b", residual, residual)
-            better = error < least
-            right = (targets - residual).argmax(axis=2) == some.T
-            hits = np.where(better, right.mean(axis=0), hits)
+            if is_class:
+                right = (targets - residual).argmax(axis=2) == some.T
+                hits = np.where(error < least, right.mean(axis=0), hits)
             least = np.minimum(least, error)
-        accuracy[first : first + chunk] = hits
-    return accuracy
+        values[first : first + chunk] = hits if is_class else -least
+    return values

@@ -153,6 +153,18 @@ def published_record() -> pd.DataFrame | None:
     return None
 
 
+def to_follow(record: pd.DataFrame | None, goal: str) -> pd.Series | None:
+    """The row of what the record says to follow; None where that is to take the last checkpoint."""
+    if record is None:
+        return None
+    rows = record[record["goal"] == goal]
+    won, names = rows[rows["name"] == WINNER], rows[rows["name"] != WINNER]
+    if won.empty or won["gain_median"].iloc[0] <= 0 or won["harmed"].iloc[0] > won["helped"].iloc[0]:
+        return None
+    favourite = names.sort_values("chosen", ascending=False, kind="stable").iloc[0]
+    return None if favourite["name"] == LAST else favourite
+
+
 def in_words(record: pd.DataFrame | None, goal: str) -> str:
     """What the record says to take for a goal, and what following it has won: a sentence."""
     rows = pd.DataFrame(columns=list(COLUMNS)) if record is None else record[record["goal"] == goal]
@@ -168,7 +180,7 @@ def in_words(record: pd.DataFrame | None, goal: str) -> str:
         f"{'won' if gain > 0 else 'lost'} {number(abs(gain), 1)} points over the last in the median "
         f"(helped {int(winner['helped'])}, harmed {int(winner['harmed'])})."
     )
-    if gain <= 0 or winner["harmed"] > winner["helped"]:
+    if to_follow(record, goal) is None:
         return f"Take the last checkpoint: {on} choosing by what did best on the other runs {outcome}"
     what = f"the first choice of {favourite['name']}" if favourite["what"] == "score" else favourite["name"]
     return (

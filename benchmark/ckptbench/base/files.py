@@ -62,13 +62,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What ``write_json`` wrote.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged.
-    """
+    """What ``write_json`` wrote; a ValueError where the file is damaged."""
     content = json.loads(path.read_text())
     if not isinstance(content, dict) or content.pop("digest", "") != digest(content):
         raise ValueError("its digest does not fit")

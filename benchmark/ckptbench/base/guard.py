@@ -24,11 +24,8 @@ from ckptbench.base.folders import PACKAGE
 expendable = False
 """Whether this process is a worker, which may be ended where a selector hangs."""
 
-_FORBIDDEN = {
-    "os.fork": "forks its process",
-    "os.forkpty": "forks its process",
-    "os.chdir": "changes the working directory",
-}
+_FORBIDDEN = {"os.fork": "forks its process", "os.forkpty": "forks its process",
+              "os.chdir": "changes the working directory"}  # fmt: skip
 _METADATA = {".dist-info", ".egg-info"}
 _CODE = {".py", ".pyc", ".so", ".pyd", ".dll", ".dylib"}
 _misdeeds: list[str] | None = None

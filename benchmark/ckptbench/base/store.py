@@ -70,18 +70,16 @@ class Store:
 
     def read_features(self, key: Key, verify: bool = True) -> Array | None:
         """The stored array as a read-only memory map, or None where it is missing or damaged."""
-        path = self._features_path(key)
-        facts = self.features_facts(key)
+        path, facts = self._features_path(key), self.features_facts(key)
         if facts is None:
             return None
         try:
             if verify and checksum(path) != facts["checksum"]:
                 raise ValueError("its checksum does not fit")
-            array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
         except (ValueError, KeyError, OSError, EOFError) as error:
             self.report(path, error)
             return None
-        return array
 
     def has_features(self, key: Key) -> bool:
         """Whether they are there, by their sidecar alone: ``read_features`` verifies."""
@@ -92,13 +90,9 @@ class Store:
         return self._read_keyed(self._features_path(key).with_suffix(".json"))
 
     def write_features(
-        self,
-        key: Key,
-        blocks: Iterable[Array],
-        shape: tuple[int, int],
-        dtype: type[np.floating[Any]],
+        self, key: Key, blocks: Iterable[Array], shape: tuple[int, int], dtype: type[np.floating[Any]],
         seconds: float,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Store row blocks as one .npy; the sidecar, written last, is what makes it count."""
         path = self._features_path(key)
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
@@ -167,8 +161,8 @@ class Store:
         """Hold the lock of a key; waits for whoever has it. Look again once you have it."""
         path = self.root / "locks" / digest(key)
         make_folder(path.parent)
+        lock = FileLock(path)
         try:
-            lock = FileLock(path)
             lock.acquire()
         except (OSError, NotImplementedError) as error:
             raise InputError(
@@ -183,7 +177,6 @@ class Store:
 
 def _head_key(key: Key) -> Key:
     """Of the head that belongs to some features: of the same weights and layer, whatever the examples."""
-    return {
-        "what": "head/1",
-        **{part: key[part] for part in ("weights", "architecture", "layer", "extractor")},
+    return {"what": "head/1"} | {
+        name: key[name] for name in ("weights", "architecture", "layer", "extractor")
     }

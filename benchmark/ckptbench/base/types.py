@@ -9,18 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    pass
-
 Key = dict[str, Any]
 """All that changes what it is the key of."""
+Task = Literal["classification", "multilabel", "regression"]
+"""One class an example, any of several labels, or numbers."""
+Metric = Literal["accuracy", "balanced", "auroc", "map", "r2"]
 Array = NDArray[Any]
 Float = NDArray[np.float64]
+
+
+def locked(array: Array) -> Array:
+    """The array itself, read-only from now on, and so is every array that it is a view of."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base.flags.writeable = False
+        base = base.base
+    return array
 
 
 @dataclass(frozen=True)

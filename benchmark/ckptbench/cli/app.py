@@ -13,8 +13,7 @@ from ckptbench import __version__
 from ckptbench.base.errors import InputError
 from ckptbench.cli import plugins, suites
 from ckptbench.cli.rank import rank
-from ckptbench.cli.studies import study
-from ckptbench.cli.tables import judge
+from ckptbench.cli.studies import interference, study
 
 
 class _Sentences(typer.core.TyperGroup):
@@ -68,12 +67,10 @@ def _options(
 app.command()(rank)
 for _stage, _help in suites.STAGES.items():
     app.command(_stage, help=_help)(suites.stage_command(_stage))
-app.command()(suites.leaderboard)
-app.command()(suites.report)
-app.command()(suites.methods)
-app.command()(suites.compare)
-app.command()(judge)
+for _command in (suites.leaderboard, suites.report, suites.methods, suites.compare, suites.judge):
+    app.command()(_command)
 app.command()(study)
+app.command()(interference)
 app.command("judge-selector")(plugins.judge_selector)
 app.command("list")(plugins.list_)
 app.command()(plugins.new)
@@ -84,7 +81,3 @@ app.command()(suites.freeze)
 def main() -> None:
     """Entry point: exits with 0, 1 where cells failed, 2 for bad input, 130 for Ctrl-C."""
     app()
-
-
-if __name__ == "__main__":
-    main()

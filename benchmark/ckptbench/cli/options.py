@@ -1,43 +1,28 @@
-"""What the commands share: arguments, options, and how a table is printed."""
+"""What the commands share: arguments, options, and how an answer is printed."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ckptbench.results import Results
 
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Precision(StrEnum):
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Goal(StrEnum):
-    fe = "fe"
-    ft = "ft"
-
-
+Goal = Literal["fe", "ft"]
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="a suite's name, or the path of a TOML file")]
 StorePath = Annotated[
     Path | None, typer.Option("--store", help="the cache; CKPTBENCH_STORE or .ckptbench by default")
 ]
-DeviceOption = Annotated[Device, typer.Option("--device", help="where networks run")]
-PrecisionOption = Annotated[
-    Precision, typer.Option("--precision", help="numerical precision of feature extraction")
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="where networks run")]
+Precision = Annotated[
+    Literal["fp32", "bf16"], typer.Option("--precision", help="numerical precision of feature extraction")
 ]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="processes; one per core, or per GPU, by default")
@@ -46,19 +31,18 @@ Plugins = Annotated[
     list[str] | None,
     typer.Option("--plugins", help="a plugin file or folder; repeatable, also CKPTBENCH_PLUGINS"),
 ]
-SelectorsOption = Annotated[
-    str | None,
-    typer.Option("--selectors", help="comma-separated names; name:param=value sets a parameter"),
-]
 Layer = Annotated[str | None, typer.Option("--layer", help="take features from the input of this layer")]
 Json = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
-PluginFile = Annotated[Path, typer.Argument(metavar="FILE", help="a plugin file")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="show no progress")]
 From = Annotated[
     Path | None,
     typer.Option(
         "--from", help="the folder that holds <suite>/; by default a local run, else what is published"
     ),
+]
+PUBLISHED = Path("results")
+Publish = Annotated[
+    bool, typer.Option("--publish", help="for maintainers: write results/<suite>/, the published record")
 ]
 
 
@@ -75,7 +59,7 @@ def split_labels(text: str | None) -> tuple[str, ...] | None:
     return tuple(labels)
 
 
-def results_folder(suite: str, from_: Path | None, store: Path | None = None) -> tuple[Path, bool]:
+def results_folder(suite: str, from_: Path | None, store: Path | None) -> tuple[Path, bool]:
     """A suite's results folder, and whether it is the published one; says which of them is read."""
     from ckptbench.results import find_results
 
@@ -85,10 +69,25 @@ def results_folder(suite: str, from_: Path | None, store: Path | None = None) ->
     return folder, which == "published"
 
 
+def read_results(suite: str, from_: Path | None, store: Path | None) -> Results:
+    from ckptbench.results import Results
+
+    return Results.read(results_folder(suite, from_, store)[0])
+
+
+def rows_of(frame: pd.DataFrame) -> Any:
+    """A table's rows as JSON holds them: null where there is no number."""
+    return json.loads(frame.to_json(orient="records"))
+
+
+def print_json(content: object) -> None:
+    print(json.dumps(content, indent=1, ensure_ascii=False))
+
+
 def print_frame(frame: pd.DataFrame, as_json: bool) -> None:
     """A table on standard output, or its rows as JSON."""
     if as_json:
-        print(json.dumps(json.loads(frame.to_json(orient="records")), indent=1))
+        print_json(rows_of(frame))
         return
     from rich.console import Console
     from rich.table import Table

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ckptbench.base.errors import InputError
-from ckptbench.cli.options import (
-    Device,
-    DeviceOption,
-    Goal,
-    Json,
-    Layer,
-    Plugins,
-    Precision,
-    PrecisionOption,
-    Quiet,
-    StorePath,
-    Workers,
-    print_frame,
-)
+from ckptbench.cli import options as opt
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-class Metric(StrEnum):
-    accuracy = "accuracy"
-    balanced = "balanced"
-    auroc = "auroc"
+    from ckptbench.ranking.answer import Ranking
 
 
 def rank(
@@ -44,15 +26,27 @@ def rank(
         str,
         typer.Option(
             "--data",
-            help="a folder of images per class, .csv or .tsv (path,label), .npz, or a set by name",
+            help="a folder of images per class, .csv or .tsv (path,label or text,label), .npz, a folder of "
+            "Hugging Face's datasets, or a set by name",
         ),
     ],
-    goal: Annotated[Goal, typer.Option("--for", help="frozen features (fe) or fine-tuning (ft)")] = Goal.fe,
+    goal: Annotated[opt.Goal, typer.Option("--for", help="frozen features (fe) or fine-tuning (ft)")] = "fe",
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="for ft: time to spend on fine-tunings (10m, 2h), or '30 runs'"),
+        typer.Option("--budget", help="time for probes or fine-tunings (10m, 2h), or for ft '30 runs'"),
     ] = None,
-    metric: Annotated[Metric, typer.Option("--metric", help="what is measured")] = Metric.accuracy,
+    task: Annotated[
+        Literal["classification", "multilabel", "regression"],
+        typer.Option("--task", help="one class an example, labels with ; between, or numbers"),
+    ] = "classification",
+    metric: Annotated[
+        Literal["accuracy", "balanced", "auroc", "map", "r2"] | None,
+        typer.Option(
+            "--metric",
+            help="accuracy, balanced or auroc; of labels map or auroc, of numbers r2",
+            show_default=False,
+        ),
+    ] = None,
     groups: Annotated[
         str | None,
         typer.Option("--groups", help="groups that no fold may split: a column, or a CSV file (path,group)"),
@@ -77,20 +71,19 @@ def rank(
     ] = False,
     top: Annotated[int, typer.Option("--top", min=1, help="how many checkpoints to print")] = 5,
     limit: Annotated[int, typer.Option("--limit", min=10, help="use at most this many examples")] = 2000,
-    store: StorePath = None,
-    device: DeviceOption = Device.auto,
-    workers: Workers = None,
-    precision: PrecisionOption = Precision.fp32,
-    plugins: Plugins = None,
-    layer: Layer = None,
-    json_: Json = False,
+    store: opt.StorePath = None,
+    device: opt.Device = "auto",
+    workers: opt.Workers = None,
+    precision: opt.Precision = "fp32",
+    plugins: opt.Plugins = None,
+    layer: opt.Layer = None,
+    json_: opt.Json = False,
     csv: Annotated[Path | None, typer.Option("--csv", help="write the whole table here")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="write a page with the answer here")] = None,
-    quiet: Quiet = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Say which checkpoint to take to your data, measured on your data, and how surely."""
     from ckptbench.base.files import write_text
-    from ckptbench.pages.terminal import terminal_chart
     from ckptbench.pipeline.progress import Reporter
     from ckptbench.ranking.run import rank as rank_checkpoints
 
@@ -98,9 +91,10 @@ def rank(
         checkpoints[0] if len(checkpoints) == 1 else checkpoints,
         arch,
         data,
-        goal=goal.value,
+        goal=goal,
         budget=budget,
-        metric=metric.value,
+        task=task,
+        metric=metric,
         groups=groups,
         plugins=plugins or (),
         layer=layer,
@@ -110,8 +104,8 @@ def rank(
         prefix=prefix,
         pattern=pattern,
         strict=strict,
-        device=device.value,
-        precision=precision.value,
+        device=device,
+        precision=precision,
         store=store,
         workers=workers,
         limit=limit,
@@ -124,6 +118,13 @@ def rank(
     if json_:
         print(ranking.to_json())
         return
+    _print(ranking, top)
+
+
+def _print(ranking: Ranking, top: int) -> None:
+    """The answer, a chart of what was measured, the first rows of the table, and what it rests on."""
+    from ckptbench.pages.terminal import terminal_chart
+
     for heading, sentence in ranking.verdict.items():
         print(f"{heading}: {sentence}")
     in_time = ranking.table.sort_values("epoch")
@@ -132,7 +133,7 @@ def rank(
         print("\n" + terminal_chart(known["epoch"].to_numpy(), 100 * known["measured"].to_numpy()))
     if len(known):
         print()
-        print_frame(_shown(ranking.table).head(top), False)
+        opt.print_frame(_shown(ranking.table).head(top), False)
     print("\nUsed")
     for heading, sentence in ranking.used.items():
         print(f"  {heading}: {sentence}")

@@ -1,9 +1,8 @@
-"""Commands on suites: the stages, leaderboards, reports, comparisons, the frozen bundle."""
+"""Commands on suites: the stages, leaderboards, reports, comparisons, the frozen bundle; and ``judge``."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,42 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ckptbench.base.errors import InputError
-from ckptbench.cli.options import (
-    Device,
-    DeviceOption,
-    From,
-    Goal,
-    Json,
-    Layer,
-    Plugins,
-    Precision,
-    PrecisionOption,
-    Quiet,
-    SelectorsOption,
-    StorePath,
-    SuiteName,
-    Workers,
-    print_frame,
-    results_folder,
-    split_labels,
-)
+from ckptbench.cli import options as opt
 
 if TYPE_CHECKING:
     from ckptbench.pipeline.plan import Plan
     from ckptbench.pipeline.progress import Reporter
 
 TOP = 20  # scores of each board on a terminal; LEADERBOARD.md has them all
-PUBLISHED = Path("results")
 
-Cluster = Annotated[str | None, typer.Option("--cluster", help="a Ray address, or local")]
-Sources = Annotated[
-    str | None, typer.Option("--sources", help="only these source runs of the suite, comma-separated")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be computed and what is cached")]
-Compile = Annotated[bool, typer.Option("--compile", help="train compiled networks (torch.compile)")]
-Publish = Annotated[
-    bool, typer.Option("--publish", help="for maintainers: write results/<suite>/, the published record")
-]
 Stage = Literal["pretrain", "extract", "score", "truth", "validate", "run"]
 STAGES: dict[Stage, str] = {
     "pretrain": "Train the suite's source runs, one checkpoint per epoch.",
@@ -63,21 +34,31 @@ def stage_command(name: Stage) -> Callable[..., None]:
     """The command of a stage: it and all before it, computing what the store lacks; ``run`` is all."""
 
     def command(
-        suite: SuiteName,
-        store: StorePath = None,
-        device: DeviceOption = Device.auto,
-        workers: Workers = None,
-        cluster: Cluster = None,
-        precision: PrecisionOption = Precision.fp32,
-        plugins: Plugins = None,
-        selectors: SelectorsOption = None,
-        sources: Sources = None,
-        layer: Layer = None,
-        compile: Compile = False,
-        publish: Publish = False,
-        dry_run: DryRun = False,
-        json_: Json = False,
-        quiet: Quiet = False,
+        suite: opt.SuiteName,
+        store: opt.StorePath = None,
+        device: opt.Device = "auto",
+        workers: opt.Workers = None,
+        cluster: Annotated[str | None, typer.Option("--cluster", help="a Ray address, or local")] = None,
+        precision: opt.Precision = "fp32",
+        plugins: opt.Plugins = None,
+        selectors: Annotated[
+            str | None,
+            typer.Option("--selectors", help="comma-separated names; name:param=value sets a parameter"),
+        ] = None,
+        sources: Annotated[
+            str | None,
+            typer.Option("--sources", help="only these source runs of the suite, comma-separated"),
+        ] = None,
+        layer: opt.Layer = None,
+        compile: Annotated[
+            bool, typer.Option("--compile", help="train compiled networks (torch.compile)")
+        ] = False,
+        publish: opt.Publish = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="say what would be computed and what is cached")
+        ] = False,
+        json_: opt.Json = False,
+        quiet: opt.Quiet = False,
     ) -> None:
         from ckptbench.base.store import Store
         from ckptbench.pipeline import stages
@@ -86,16 +67,10 @@ def stage_command(name: Stage) -> Callable[..., None]:
         from ckptbench.suites import load_suite
 
         options = Options(
-            device=device.value,
-            workers=workers,
-            cluster=cluster,
-            precision=precision.value,
-            plugins=tuple(plugins or ()),
-            selectors=split_labels(selectors),
-            sources=None if sources is None else tuple(sources.split(",")),
-            layer=layer,
-            compile=compile,
-        )
+            device=device, workers=workers, cluster=cluster, precision=precision, layer=layer,
+            plugins=tuple(plugins or ()), selectors=opt.split_labels(selectors),
+            sources=None if sources is None else tuple(sources.split(",")), compile=compile,
+        )  # fmt: skip
         plan = resolve(load_suite(suite), options, Store(store), "skip" if dry_run else "error")
         if dry_run:
             _print_forecast(plan, json_, validation=name == "validate")
@@ -103,7 +78,7 @@ def stage_command(name: Stage) -> Callable[..., None]:
         reporter = Reporter(quiet)
         failed = stages.run(plan, "maps" if name == "run" else name, reporter)
         if name == "run":
-            _write_results(plan, PUBLISHED if publish else None, json_, reporter)
+            _write_results(plan, opt.PUBLISHED if publish else None, json_, reporter)
         if failed:
             reporter.say(f"{failed} cells failed; run the same command to try them again")
             raise typer.Exit(1)
@@ -149,15 +124,11 @@ def _print_forecast(plan: Plan, as_json: bool, validation: bool) -> None:
     rows = forecast(plan, validation)
     stages = totals(rows)
     if as_json:
-        tables = {"rows": rows, "stages": stages}
-        found = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
-        print(json.dumps({"device": plan.device.type, **found}, indent=1))
+        opt.print_json({"device": plan.device.type, "rows": opt.rows_of(rows), "stages": opt.rows_of(stages)})
         return
     for table in (rows, stages):
-        shown = table.assign(
-            **{name: ["?" if hours != hours else f"{hours:,.2f}" for hours in table[name]] for name in HOURS}
-        )
-        print_frame(shown, False)
+        hours = {name: ["?" if h != h else f"{h:,.2f}" for h in table[name]] for name in HOURS}
+        opt.print_frame(table.assign(**hours), False)
         print()
     print(
         f"Hours of one worker on {plan.device.type} for the cells to do: their number times the median of "
@@ -166,27 +137,25 @@ def _print_forecast(plan: Plan, as_json: bool, validation: bool) -> None:
 
 
 def leaderboard(
-    suite: SuiteName,
+    suite: opt.SuiteName,
     from_: Annotated[
         Path | None,
         typer.Option(
             "--from", help="the folder that holds <suite>/; or frozen, the bundle of the published results"
         ),
     ] = None,
-    store: StorePath = None,
-    json_: Json = False,
+    store: opt.StorePath = None,
+    json_: opt.Json = False,
 ) -> None:
     """Rebuild a suite's leaderboards from its tables, on any laptop."""
-    from ckptbench.pages.leaderboard import build
-
     if from_ is not None and str(from_) == "frozen":
         from ckptbench.pipeline.bundle import frozen_folder, load_frozen
 
         boards = load_frozen(frozen_folder(suite)).leaderboards()
     else:
-        from ckptbench.results import Results
+        from ckptbench.pages.leaderboard import build
 
-        boards = build(Results.read(results_folder(suite, from_, store)[0]))
+        boards = build(opt.read_results(suite, from_, store))
     print(boards.json() if json_ else boards.terminal(most=TOP) + _record_text(boards.facts["suite"]), end="")
 
 
@@ -202,7 +171,7 @@ def _record_text(suite: str) -> str:
     return "\n" + "".join(as_printed(line, 100) + "\n" for line in lines)
 
 
-def report(suite: SuiteName, from_: From = None, store: StorePath = None) -> None:
+def report(suite: opt.SuiteName, from_: opt.From = None, store: opt.StorePath = None) -> None:
     """Write a suite's figures and its report page from its tables.
 
     Of published results they go to reports/<suite>/ in the cache.
@@ -211,7 +180,7 @@ def report(suite: SuiteName, from_: From = None, store: StorePath = None) -> Non
     from ckptbench.pages.report import write_report
     from ckptbench.results import Results, local_root
 
-    folder, published = results_folder(suite, from_, store)
+    folder, published = opt.results_folder(suite, from_, store)
     if published:
         results = Results.read(folder)
         folder = local_root(store).with_name("reports") / folder.name
@@ -224,44 +193,40 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A")],
     b: Annotated[str, typer.Argument(metavar="B")],
     suite: Annotated[str, typer.Option("--suite", help="a suite with results")],
-    goal: Annotated[Goal, typer.Option("--for", help="FE or FT truth")] = Goal.fe,
-    from_: From = None,
-    store: StorePath = None,
-    json_: Json = False,
+    goal: Annotated[opt.Goal, typer.Option("--for", help="FE or FT truth")] = "fe",
+    from_: opt.From = None,
+    store: opt.StorePath = None,
+    json_: opt.Json = False,
 ) -> None:
     """Compare two selectors track by track, with the paired test."""
     from ckptbench.agreement.runs import compare as compare_selectors
     from ckptbench.agreement.tables import Design, agreement_table
     from ckptbench.pages.comparison import comparison_text
-    from ckptbench.results import Results
 
-    results = Results.read(results_folder(suite, from_, store)[0])
-    found = compare_selectors(agreement_table(results), a, b, goal.value, Design.of(results))
+    results = opt.read_results(suite, from_, store)
+    found = compare_selectors(agreement_table(results), a, b, goal, Design.of(results))
     if json_:
-        facts = dict(vars(found))
-        for name in ("tracks", "runs"):
-            facts[name] = json.loads(facts[name].to_json(orient="records"))
-        print(json.dumps(facts, indent=1))
+        tables = {name: opt.rows_of(getattr(found, name)) for name in ("tracks", "runs")}
+        opt.print_json(vars(found) | tables)
     else:
         print(comparison_text(found), end="")
 
 
 def methods(
-    suite: SuiteName,
+    suite: opt.SuiteName,
     epoch: Annotated[int | None, typer.Option("--epoch", help="the checkpoint; the last by default")] = None,
-    from_: From = None,
-    store: StorePath = None,
-    json_: Json = False,
+    from_: opt.From = None,
+    store: opt.StorePath = None,
+    json_: opt.Json = False,
 ) -> None:
     """Show fine-tuning methods against sampling rates, and each one's paired difference from the first."""
     from ckptbench.pages.paper_table import methods_table
-    from ckptbench.results import Results
 
-    print_frame(methods_table(Results.read(results_folder(suite, from_, store)[0]), epoch), json_)
+    opt.print_frame(methods_table(opt.read_results(suite, from_, store), epoch), json_)
 
 
 def freeze(
-    suite: SuiteName,
+    suite: opt.SuiteName,
     rows: Annotated[int, typer.Option("--rows", min=1, help="examples of each pair; two a class stay")] = 160,
     targets: Annotated[
         str | None, typer.Option("--targets", help="only these targets, comma-separated")
@@ -271,10 +236,10 @@ def freeze(
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", help="the folder that holds <suite>/ with its tables")
-    ] = PUBLISHED,
-    store: StorePath = None,
-    workers: Workers = None,
-    plugins: Plugins = None,
+    ] = opt.PUBLISHED,
+    store: opt.StorePath = None,
+    workers: opt.Workers = None,
+    plugins: opt.Plugins = None,
 ) -> None:
     """For maintainers: write a suite's frozen bundle beside its tables, and what sampling did to tau."""
     from ckptbench.base.store import Store
@@ -289,3 +254,30 @@ def freeze(
     manifest = freeze_suite(plan, folder, rows, targets=names, checkpoints=checkpoints)
     size = sum(path.stat().st_size for path in (folder / "frozen").iterdir())
     print(f"wrote {folder / 'frozen'}, {size / 1e6:.1f} MB\n{manifest.effect}")
+
+
+def judge(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE.csv", help="one row per candidate: its truth, and a column per selector"
+        ),
+    ],
+    truth: Annotated[
+        str | None,
+        typer.Option("--truth", help="the truth's column; several seeds by commas or a common prefix"),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="a column that groups rows into tracks")
+    ] = None,
+    json_: opt.Json = False,
+) -> None:
+    """Judge anyone's table of scores and truth."""
+    from ckptbench.agreement.outside import judge_table
+    from ckptbench.pages.comparison import judged_text
+
+    judged = judge_table(table, truth, group)
+    if json_:
+        opt.print_json(opt.rows_of(judged))
+    else:
+        print(judged_text(judged), end="")

@@ -17,11 +17,6 @@ def parse_data(text: str) -> Data:
     """A data set as typed on a command line: ``folder:PATH?size=64&per_class=100&classes=cat,dog``.
 
     The options are the fields of ``Data``; ``classes`` is a number, or names with commas between.
-
-    Raises
-    ------
-    InputError
-        If an option is unknown or has a wrong value.
     """
     name, _, options = text.partition("?")
     fields: dict[str, object] = {"name": name}
@@ -58,9 +53,8 @@ def read_set(name: str, download: bool = True, plugins: Sequence[str] = ()) -> R
     readers = load_plugins("reader", plugins)
     reader, _, rest = name.partition(":")
     if reader not in readers.specs:
-        broken = "".join(f"; {where} cannot be loaded: {why}" for where, why in readers.broken.items())
         sets = {one: spec.make().sets() for one, spec in readers.specs.items()}
         known = [named[0][0] if len(named) == 1 else f"{one}:NAME" for one, named in sets.items()]
-        raise InputError(f"no data set is called {name!r}: {nearest(name, known)}{broken}")
+        raise InputError(f"no data set is called {name!r}: {nearest(name, known)}{readers.broken_text}")
     found: RawSet = readers[reader].make().read(rest, download)
     return found

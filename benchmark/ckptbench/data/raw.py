@@ -77,13 +77,14 @@ class Files:
 
     def content(self, index: int) -> str:
         if index not in self.hashes:
-            self.hashes[index] = content_digest(self._bytes(index))
+            self.hashes[index] = content_digest(self.read(index))
         return self.hashes[index]
 
     def image(self, index: int) -> Image.Image:
-        return decode(self._bytes(index), f"{self.root}/{self.paths[index]}")
+        return decode(self.read(index), f"{self.root}/{self.paths[index]}")
 
-    def _bytes(self, index: int) -> bytes:
+    def read(self, index: int) -> bytes:
+        """The bytes of a file."""
         path = f"{self.root}/{self.paths[index]}"  # ten times as fast as pathlib, which shows in large sets
         try:
             # A pipe without a writer would wait for ever, and a device may have no end.

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ckptbench.base.digests import derive_seed
+from ckptbench.base.digests import derive_seed, digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.sampling import sample_size
 from ckptbench.base.text import nearest
-from ckptbench.base.types import Examples, Target
+from ckptbench.base.types import Array, Examples, Target
 from ckptbench.data.images import to_pixels
 from ckptbench.data.names import read_set
 from ckptbench.data.raw import Raw, RawSet, content_digest
@@ -40,11 +40,7 @@ LABEL_MAPS = {
 
 
 def load_target(
-    spec: TargetSpec | Data,
-    name: str | None = None,
-    *,
-    download: bool = True,
-    plugins: Sequence[str] = (),
+    spec: TargetSpec | Data, name: str | None = None, *, download: bool = True, plugins: Sequence[str] = ()
 ) -> Target:
     """Read a data set, a target's or a source run's, and sample it as its options say.
 
@@ -87,31 +83,25 @@ def sample(found: RawSet, data: Data, name: str, tested: bool = True) -> Target:
 
     barred = {raw_test.content(row) for row in test}
     twins: list[int] = []
-    train: list[int] = []
-    for kind in classes:
-        there = len(left[kind])
-        wanted = data.per_class if data.rate is None else sample_size(there, data.rate)
-        rows = _take(found.train, left[kind], wanted, barred, twins)
-        if data.per_class is not None:
-            _enough(name, kind, "train", data.per_class, len(rows), _about(found.train, twins))
-        train += rows
-    barred |= {found.train.content(row) for row in train}
-    pool: list[int] = []
-    if data.pool_per_class is not None:
-        for kind in classes:
-            rows = _take(found.train, left[kind], data.pool_per_class, barred, twins)
-            _enough(name, kind, "pool", data.pool_per_class, len(rows), _about(found.train, twins))
-            pool += rows
 
+    def take(split: str, least: int | None) -> list[int]:
+        """The next of each class, whose content is in no other split."""
+        taken: list[int] = []
+        for kind in classes:
+            rate = data.rate if split == "train" else None
+            wanted = least if rate is None else sample_size(len(left[kind]), rate)
+            rows = _take(found.train, left[kind], wanted, barred, twins)
+            if least is not None:
+                _enough(name, kind, split, least, len(rows), _about(found.train, twins))
+            taken += rows
+        return taken
+
+    train = take("train", data.per_class)
+    barred |= {found.train.content(row) for row in train}
+    pool = take("pool", data.pool_per_class) if data.pool_per_class is not None else []
     names = LABEL_MAPS.get(data.label_map, classes)
-    splits = [
-        _split(which, raw, rows, found.classes, classes, data)
-        for which, raw, rows in (
-            ("train", found.train, train),
-            ("test", raw_test, test),
-            ("pool", found.train, pool),
-        )
-    ]
+    chosen_rows = (("train", found.train, train), ("test", raw_test, test), ("pool", found.train, pool))
+    splits = [_split(*which, found.classes, classes, data) for which in chosen_rows]
     about = _about(found.train, twins)
     _check(name, names, splits[0], splits[1] if tested else None, about)
     digests = [part.digest if len(part) else None for part in splits]
@@ -126,20 +116,16 @@ def _split_class(found: RawSet, data: Data, kind: str) -> tuple[NDArray[np.int64
     """Rows of a class that train (and pool) and test may be drawn from, in the order of drawing."""
     label = found.classes.index(kind)
     rows = np.flatnonzero(found.train.labels == label)
-    if found.test is not None:
-        tested = np.flatnonzero(found.test.labels == label)
-    elif data.test_files:
+    tested = np.flatnonzero(found.test.labels == label) if found.test is not None else rows[:0]
+    if found.test is None and data.test_files:
         names = [found.train.identifier(int(row)).rpartition("/")[2] for row in rows]
         matched = [any(fnmatchcase(name, pattern) for pattern in data.test_files) for name in names]
         rows, tested = rows[~np.array(matched, bool)], rows[matched]
-    else:
-        order = _shuffled(_stretch(rows, "train", kind, data.train_range), "train", kind, data.seed)
+    order = _shuffled(_stretch(rows, "train", kind, data.train_range), "train", kind, data.seed)
+    if found.test is None and not data.test_files:
         cut = math.ceil(data.test_fraction * len(order))
         return order[cut:], order[:cut]
-    return (
-        _shuffled(_stretch(rows, "train", kind, data.train_range), "train", kind, data.seed),
-        _shuffled(_stretch(tested, "test", kind, data.test_range), "test", kind, data.seed),
-    )
+    return order, _shuffled(_stretch(tested, "test", kind, data.test_range), "test", kind, data.seed)
 
 
 def _stretch(
@@ -233,6 +219,11 @@ def _split(
         for label, kind in enumerate(classes):
             table[known.index(kind)] = _map_label(label, kind, data)
         labels = table[raw.labels[rows]]
+    return make_split(raw, rows, labels, data)
+
+
+def make_split(raw: Raw, rows: NDArray[np.int64], labels: Array, data: Data) -> Split:
+    """Some rows of what was read, with their labels, under a digest of which pixels these are."""
     labels.flags.writeable = False
     scaling = [] if (data.crop, data.interpolation) == (1.0, "bilinear") else [data.crop, data.interpolation]
     manifest = hashlib.sha256(json.dumps([DECODER, data.size, data.flip, *scaling]).encode())
@@ -268,9 +259,7 @@ def _pixels(image: Image.Image, data: Data) -> NDArray[np.uint8]:
 def _check(name: str, classes: tuple[str, ...], train: Split, test: Split | None, about: str) -> None:
     if len(classes) < 2:
         raise InputError(f"{name} has one class, {classes[0]!r}: a target needs at least two")
-    for split, examples, least in (("train", train, 2), ("test", test, 1)):
-        if examples is None:
-            continue
+    for split, examples, least in (("train", train, 2), *([("test", test, 1)] if test is not None else [])):
         counts = np.bincount(examples.labels, minlength=len(classes))
         short = int(counts.argmin())
         if counts[short] < least:
@@ -283,13 +272,18 @@ class Split:
 
     raw: Raw = field(repr=False)
     rows: NDArray[np.int64] = field(repr=False)
-    labels: NDArray[np.int64] = field(repr=False)
+    labels: Array = field(repr=False)
     data: Data = field(repr=False)
     digest: str
     contents: frozenset[str] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def first(self, count: int) -> Split:
+        """The first examples, as a split of their own."""
+        rows, labels = self.rows[:count], self.labels[:count]
+        return replace(self, rows=rows, labels=labels, digest=digest([self.digest, len(rows)]))
 
     def images(self, indices: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[np.uint8]:
         """Decode some examples: uint8, n x 3 x size x size.

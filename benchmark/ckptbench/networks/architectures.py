@@ -88,7 +88,14 @@ class Architecture:
         InputError
             If names or shapes do not fit: says which, at most a handful.
         """
-        return self.fit_content(read_file(path), f"checkpoint {path}")
+        hook = getattr(self.extractor, "read_checkpoint", None)
+        if hook is None:
+            return self.fit_content(read_file(path), f"checkpoint {path}")
+        try:
+            content = hook(path)
+        except Exception as error:  # a stranger's code may raise anything
+            raise InputError(f"checkpoint {path} cannot be read by {self.extractor.name}: {error}") from None
+        return self.fit_content(content, f"checkpoint {path}")
 
     def fit_content(self, content: object, what: str) -> Found:
         """The same for what a checkpoint holds; ``what`` names it in errors."""

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ckptbench.base.errors import InputError
-from ckptbench.base.tasks import sentence
+from ckptbench.base.findings import Fault, find
 from ckptbench.base.types import Finding
 from ckptbench.networks.architectures import Architecture
 from ckptbench.networks.training import seeded
@@ -37,36 +37,28 @@ def check_extractor(spec: PluginSpec, architectures: Sequence[str] | None = None
 
     Returns
     -------
-    A finding per test and architecture. One that the extractor raises in has failed, with the exception as
-    its message.
+    A finding per test and architecture.
     """
-    try:
-        extractor = spec.make()
-        names = (
-            list(architectures) if architectures is not None else _smallest(spec, extractor.architectures())
-        )
-    except Exception as error:  # a plugin may raise anything
-        return [Finding("declaration", False, sentence(error), 0.0)]
-    findings = []
-    for name in names:
-        architecture = Architecture(name, extractor, spec.digest)
-        for test, function in {
-            "head": _head, "features": _features, "load": _load, "deterministic": _deterministic
-        }.items():  # fmt: skip
-            began = time.perf_counter()
-            try:
-                with seeded(0, CPU):
-                    function(architecture)
-                passed, message = True, ""
-            except Exception as error:  # as above
-                passed, message = False, sentence(error)
-            findings.append(Finding(f"{name}: {test}", passed, message, time.perf_counter() - began))
-    return findings
+    names: list[str] = [*(architectures or ())]
+    if not names and not (declared := find("declaration", lambda: names.extend(_smallest(spec)))).passed:
+        return [declared]
+    tests = {"head": _head, "features": _features, "load": _load, "deterministic": _deterministic}
+    return [
+        find(f"{name}: {test}", partial(_seeded, function, Architecture(name, spec.make(), spec.digest)))
+        for name in names
+        for test, function in tests.items()
+    ]
 
 
-def _smallest(spec: PluginSpec, names: Sequence[str]) -> list[str]:
+def _seeded(test: Callable[[Architecture], None], architecture: Architecture) -> None:
+    with seeded(0, CPU):
+        test(architecture)
+
+
+def _smallest(spec: PluginSpec) -> list[str]:
+    names = spec.make().architectures()
     if not names:
-        raise InputError(f"extractor {spec.name} declares no architecture")
+        raise Fault(f"extractor {spec.name} declares no architecture")
     sizes = {}
     for name in names[:: -(-len(names) // LISTED)]:
         with torch.device("meta"):
@@ -84,14 +76,14 @@ def _head(architecture: Architecture) -> None:
     name = architecture.head_name(two)
     head = two.get_submodule(name)
     if not isinstance(head, nn.Linear):
-        raise InputError(f"the head {name!r} is a {type(head).__name__}, not a linear layer")
+        raise Fault(f"the head {name!r} is a {type(head).__name__}, not a linear layer")
     if head.out_features != 2:
-        raise InputError(f"built for 2 classes, the head {name!r} has {head.out_features} outputs")
+        raise Fault(f"built for 2 classes, the head {name!r} has {head.out_features} outputs")
     shapes = {key: value.shape for key, value in three.state_dict().items()}
     for key, value in two.state_dict().items():
         inside = key.rpartition(".")[0] == name
         if (shapes.get(key) != value.shape) and not inside:
-            raise InputError(f"{key} differs between 2 and 3 classes, and is no part of the head {name!r}")
+            raise Fault(f"{key} differs between 2 and 3 classes, and is no part of the head {name!r}")
 
 
 def _features(architecture: Architecture) -> None:
@@ -103,14 +95,14 @@ def _features(architecture: Architecture) -> None:
     with torch.inference_mode():
         output = network(_images(architecture, network))
     if not caught:
-        raise InputError("the network does not use its head")
+        raise Fault("the network does not use its head")
     features, logits = caught[-1]
     if features.ndim != 2 or len(features) != 4:
-        raise InputError(f"four images have features of the shape {tuple(features.shape)}, not 4 x D")
+        raise Fault(f"four images have features of the shape {tuple(features.shape)}, not 4 x D")
     if not isinstance(output, Tensor) or output.shape != logits.shape or not torch.equal(output, logits):
-        raise InputError("the network's output is not what its head puts out")
+        raise Fault("the network's output is not what its head puts out")
     if not torch.isfinite(features).all():
-        raise InputError("features of a network fresh from its initialisation are not finite")
+        raise Fault("features of a network fresh from its initialisation are not finite")
 
 
 def _load(architecture: Architecture) -> None:
@@ -122,9 +114,9 @@ def _load(architecture: Architecture) -> None:
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
         again, has_head = architecture.load(path)
         if not has_head:
-            raise InputError("the head of a saved network is not found again")
+            raise Fault("the head of a saved network is not found again")
         if not torch.equal(network(images), again(images)):
-            raise InputError("a network that was saved and loaded puts out other numbers")
+            raise Fault("a network that was saved and loaded puts out other numbers")
 
 
 def _deterministic(architecture: Architecture) -> None:
@@ -134,10 +126,10 @@ def _deterministic(architecture: Architecture) -> None:
     with torch.inference_mode():
         output = network(images)
         if not torch.equal(network(images), output):
-            raise InputError("in evaluation mode two passes over the same images differ")
+            raise Fault("in evaluation mode two passes over the same images differ")
         alone = network(images[:1])
     if not torch.allclose(alone, output[:1], rtol=1e-3, atol=1e-4):
-        raise InputError("in evaluation mode an image's output depends on the others of its batch")
+        raise Fault("in evaluation mode an image's output depends on the others of its batch")
 
 
 def _images(architecture: Architecture, network: nn.Module) -> Tensor:
@@ -153,8 +145,7 @@ def _images(architecture: Architecture, network: nn.Module) -> Tensor:
         try:
             with torch.inference_mode():
                 network(images)
+            return images
         except (RuntimeError, ValueError, InputError) as error:
             refused = str(error).splitlines()[0]
-            continue
-        return images
-    raise InputError(f"the network takes no images of {' or '.join(map(str, sides))} pixels: {refused}")
+    raise Fault(f"the network takes no images of {' or '.join(map(str, sides))} pixels: {refused}")

@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -69,6 +68,8 @@ def extract(
     recipe: Recipe,
     store: Store,
     progress: Callable[[int], None] = lambda done: None,
+    *,
+    networks: Mapping[str, nn.Module] | None = None,
     memory: float | None = None,
 ) -> None:
     """Store the features of ``examples`` under every checkpoint that lacks them.
@@ -76,6 +77,8 @@ def extract(
     Parameters
     ----------
     progress : called with the number of forward passes (images x checkpoints) done since last time
+    networks : of checkpoints that are in memory and not in files, by digest: on the recipe's device and in
+        evaluation mode. Their heads are not stored
     memory : bytes that the weights held at once may take; by default half of what is free
 
     Raises
@@ -83,13 +86,14 @@ def extract(
     InputError
         If a checkpoint does not fit its architecture, or its features are not finite.
     """
+    networks = networks or {}
     # By key: two files of the same weights are one.
     keys = {digest(key): (key, c) for c in checkpoints for key in [recipe.key(c, examples)]}
     missing = []
     for key, checkpoint in keys.values():
         if store.read_features(key) is None:
             missing.append((key, checkpoint))
-        elif not store.has_head(key):
+        elif checkpoint.digest not in networks and not store.has_head(key):
             _network(checkpoint, key, recipe, store)
     budget = memory if memory is not None else _free_memory(recipe.device) / 2
     diverged: list[str] = []
@@ -100,7 +104,7 @@ def extract(
                 locks.enter_context(store.lock(key))
             # Another process may have stored some while we waited for its lock.
             todo = [
-                _Member(key, c, _network(c, key, recipe, store))
+                _Member(key, c, networks.get(c.digest) or _network(c, key, recipe, store))
                 for key, c in group
                 if store.read_features(key) is None
             ]
@@ -110,36 +114,15 @@ def extract(
         raise InputError("; ".join(diverged[:3]))
 
 
-def extract_networks(
-    networks: Sequence[tuple[Checkpoint, nn.Module]],
-    examples: Examples,
-    recipe: Recipe,
-    store: Store,
-    progress: Callable[[int], None] = lambda done: None,
-) -> None:
-    """The same of networks in memory, which are on the recipe's device and in evaluation mode.
-
-    Raises
-    ------
-    InputError
-        If their features are not finite.
-    """
-    members = {}
-    for checkpoint, network in networks:
-        key = recipe.key(checkpoint, examples)
-        members[digest(key)] = _Member(key, checkpoint, network)
-    todo = [member for member in members.values() if store.read_features(member.key) is None]
-    diverged = _extract_group(todo, examples, recipe, store, progress) if todo else []
-    if diverged:
-        raise InputError("; ".join(diverged[:3]))
-
-
 def _groups(members: list[tuple[Key, Checkpoint]], budget: float) -> Iterator[list[tuple[Key, Checkpoint]]]:
-    """Members whose weights, as large as their files, fit into memory together; at least one at a time."""
+    """Members whose weights, as large as their files, fit into memory together; at least one at a time.
+
+    Networks that are in memory need no more.
+    """
     group: list[tuple[Key, Checkpoint]] = []
     held = 0.0
     for key, checkpoint in members:
-        size = _path(checkpoint).stat().st_size
+        size = checkpoint.path.stat().st_size if checkpoint.path else 0
         if group and held + size > budget:
             yield group
             group, held = [], 0.0
@@ -147,16 +130,6 @@ def _groups(members: list[tuple[Key, Checkpoint]], budget: float) -> Iterator[li
         held += size
     if group:
         yield group
-
-
-def _label(checkpoint: Checkpoint) -> str:
-    return str(checkpoint.path or f"of epoch {checkpoint.epoch}")
-
-
-def _path(checkpoint: Checkpoint) -> Path:
-    if checkpoint.path is None:
-        raise InputError(f"checkpoint {checkpoint.run} epoch {checkpoint.epoch} has no file")
-    return checkpoint.path
 
 
 @dataclass(frozen=True)
@@ -169,7 +142,9 @@ class _Member:
 def _network(checkpoint: Checkpoint, key: Key, recipe: Recipe, store: Store) -> nn.Module:
     """The network of a checkpoint on the device; its head goes to the store."""
     architecture = recipe.architecture
-    network, has_head = architecture.load(_path(checkpoint))
+    if checkpoint.path is None:
+        raise InputError(f"checkpoint {checkpoint.run} epoch {checkpoint.epoch} has no file")
+    network, has_head = architecture.load(checkpoint.path)
     name = architecture.head_name(network)
     layer = network.get_submodule(name)
     head = None
@@ -204,7 +179,9 @@ def _extract_group(
         kept = time.monotonic()
         for start, images in _batches(examples, first):
             before = time.perf_counter()
-            batch = to_input(torch.from_numpy(images).to(device), mean, std)
+            batch = torch.from_numpy(images).to(device)
+            if batch.dtype == torch.uint8:  # not token numbers
+                batch = to_input(batch, mean, std)
             shared = (time.perf_counter() - before) / len(group)
             for position, member in enumerate(group):
                 if position in diverged:
@@ -216,8 +193,9 @@ def _extract_group(
                 if np.isfinite(values).all():
                     rows[position].add(values, shared + time.perf_counter() - before)
                 else:
+                    name = member.checkpoint.path or f"of epoch {member.checkpoint.epoch}"
                     diverged[position] = (
-                        f"features of checkpoint {_label(member.checkpoint)} on examples {start}.."
+                        f"features of checkpoint {name} on examples {start}.."
                         f"{start + len(values) - 1} are not finite (NaN or infinite): the checkpoint diverged"
                     )
             progress(len(images) * len(group))
@@ -306,6 +284,15 @@ def _penultimate(network: nn.Module, batch: Tensor, layer: str) -> Tensor:
     )
     try:
         network(batch)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        shape = " x ".join(map(str, batch.shape[1:]))
+        raise InputError(
+            f"{type(network).__name__} does not take inputs of {shape} ({lines[0]}): images of another size "
+            "may fit"
+        ) from None
     finally:
         handle.remove()
     if not caught:

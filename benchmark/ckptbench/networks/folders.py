@@ -7,14 +7,14 @@ number that differs from file to file, else the order of the names.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
-from ckptbench.networks.layouts import facts_of, read_file, state_dicts, weight_files
+from ckptbench.networks.layouts import facts_of, read_file, state_dicts, tensors_digest, weight_files
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 # What trainers leave beside the weights.
@@ -30,26 +30,39 @@ _NUMBER = re.compile(r"(?<![\d.])\d+(?!\d*\.\d)(?!\d)")
 _ALIAS = re.compile(r"last|best|final|latest", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A checkpoint's file, or its folder of shards, and its place in time."""
+Entries = list[tuple[int, Path]]
+"""Checkpoints' files, or folders of shards, with their epochs."""
 
-    path: Path
-    epoch: int
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: a digest of its tensors, and the epoch and step that it says it is of."""
+
+    digest: str
+    facts: dict[str, int]
+
+
+def content_of(path: Path) -> Content:
+    content = read_file(path)
+    return Content(_digest(content), facts_of(content))
+
+
+Read = Callable[[Path], Content]
 
 
 def find_checkpoints(
-    where: Path | Sequence[Path], pattern: str | None = None
-) -> tuple[list[Entry], list[str]]:
-    """The checkpoints of a folder (or a file, or a list of them) in epoch order.
+    where: Path | Sequence[Path], pattern: str | None = None, read: Read = content_of
+) -> tuple[dict[int, Path], list[str]]:
+    """The checkpoints of a folder (or a file, or a list of them) by epoch, in epoch order.
 
     Parameters
     ----------
     pattern : a regular expression whose group finds the epoch in a name
+    read : what a file holds, where its name does not say it; a caller may remember that
 
     Returns
     -------
-    The checkpoints, and a sentence on each file that was left out.
+    Each epoch's file or folder of shards, and a sentence on each file that was left out.
 
     Raises
     ------
@@ -58,20 +71,18 @@ def find_checkpoints(
     """
     paths = _listed(where)
     if pattern is not None:
-        return _distinct([Entry(path, _matched(pattern, path)) for path in paths]), []
-    if not isinstance(where, Path) or len(paths) == 1:
-        numbered = [Entry(path, n) for n, path in enumerate(paths)]
-        named = number_of(paths[0].stem, "epoch") if len(paths) == 1 else None
-        return ([Entry(paths[0], named)] if named is not None else numbered), []
+        return _distinct([(_matched(pattern, path), path) for path in paths]), []
+    if len(paths) == 1:
+        return {number_of(paths[0].stem, "epoch") or 0: paths[0]}, []
+    if not isinstance(where, Path):
+        return dict(enumerate(paths)), []
     aliases = [path for path in paths if _ALIAS.search(path.stem) and number_of(path.stem, "epoch") is None]
     proper = [path for path in paths if path not in aliases]
     if not proper:
         proper, aliases = paths, []
-    entries, notes = _numbered(proper)
+    entries, notes = _numbered(proper, read)
     for path in aliases:
-        entry, note = _matched_alias(path, entries)
-        entries += [entry] if entry else []
-        notes += [note] if note else []
+        _add_alias(path, entries, notes, read)
     return _distinct(entries), notes
 
 
@@ -114,70 +125,69 @@ def _matched(pattern: str, path: Path) -> int:
         raise InputError(f"{pattern!r} is no regular expression: {error}") from None
 
 
-def _numbered(paths: list[Path]) -> tuple[list[Entry], list[str]]:
+def _numbered(paths: list[Path], read: Read) -> tuple[Entries, list[str]]:
     for what in ("epoch", "step"):
-        numbers = [number_of(path.stem, what) for path in paths]
-        if None not in numbers:
-            return [Entry(path, n) for path, n in zip(paths, numbers, strict=True) if n is not None], []
-        if any(n is not None for n in numbers):
-            return _with_content(paths, numbers, what)
+        numbers = {path: number_of(path.stem, what) for path in paths}
+        if any(number is not None for number in numbers.values()):
+            return _with_content(numbers, what, read)
     tokens = [_NUMBER.findall(path.stem) for path in paths]
     if len({len(own) for own in tokens}) == 1:
         for column in zip(*tokens, strict=True):
             if len({int(n) for n in column}) == len(paths):
-                return [Entry(path, int(n)) for path, n in zip(paths, column, strict=True)], []
-    return [Entry(path, n) for n, path in enumerate(paths)], []
+                return [(int(n), path) for n, path in zip(column, paths, strict=True)], []
+    return list(enumerate(paths)), []
 
 
-def _with_content(paths: list[Path], numbers: list[int | None], what: str) -> tuple[list[Entry], list[str]]:
+def _with_content(numbers: dict[Path, int | None], what: str, read: Read) -> tuple[Entries, list[str]]:
     """Names without a number among names with one: what the file itself says, else it is left out."""
     entries, notes = [], []
-    for path, number in zip(paths, numbers, strict=True):
-        own = number if number is not None else facts_of(read_file(path)).get(what)
+    for path, number in numbers.items():
+        own = number if number is not None else read(path).facts.get(what)
         if own is None:
             notes.append(f"{path.name} has no {what} in its name nor in it, as others there do: left out")
         else:
-            entries.append(Entry(path, own))
+            entries.append((own, path))
     return entries, notes
 
 
-def _matched_alias(path: Path, entries: list[Entry]) -> tuple[Entry | None, str]:
+def _add_alias(path: Path, entries: Entries, notes: list[str], read: Read) -> None:
     """A ``last`` or ``best`` file: the copy of another, or of the epoch that it says."""
     try:
-        content = read_file(path)
+        content = read(path)
     except InputError as error:
-        return None, f"{error}: left out"
-    weights = _digest(content)
-    for entry in entries:
-        if _digest(read_file(entry.path)) == weights:
-            return None, f"{path.name} holds the weights of epoch {entry.epoch}"
-    epoch = facts_of(content).get("epoch")
-    if epoch is None:
-        return None, f"{path.name} does not say its epoch and equals no other: left out"
-    if epoch in {entry.epoch for entry in entries}:
-        return None, f"{path.name} says it is of epoch {epoch}, of which there is another file: left out"
-    return Entry(path, epoch), ""
+        notes.append(f"{error}: left out")
+        return
+
+    def is_same(other: Path) -> bool:
+        try:
+            return read(other).digest == content.digest
+        except InputError:  # said where it is loaded
+            return False
+
+    epoch = content.facts.get("epoch")
+    same = next((number for number, other in entries if is_same(other)), None)
+    if same is not None:
+        notes.append(f"{path.name} holds the weights of epoch {same}")
+    elif epoch is None:
+        notes.append(f"{path.name} does not say its epoch and equals no other: left out")
+    elif epoch in dict(entries):
+        notes.append(f"{path.name} says it is of epoch {epoch}, of which there is another file: left out")
+    else:
+        entries.append((epoch, path))
 
 
 def _digest(content: object) -> str:
     """Of all tensors in a file by name, whatever else it holds."""
-    found = hashlib.sha256()
-    for path, state in state_dicts(content):
-        for name in sorted(state):
-            tensor = state[name].detach().cpu().contiguous().flatten()
-            found.update(f"{path} {name} {tensor.dtype}".encode())
-            found.update(tensor.view(-1).numpy(force=True).tobytes() if tensor.dtype.is_floating_point
-                         and tensor.element_size() > 2 else str(tensor.tolist()).encode())  # fmt: skip
-    return found.hexdigest()
+    return digest([[place, tensors_digest(state)] for place, state in state_dicts(content)])
 
 
-def _distinct(entries: list[Entry]) -> list[Entry]:
-    by_epoch: dict[int, Entry] = {}
-    for entry in entries:
-        other = by_epoch.setdefault(entry.epoch, entry)
-        if other is not entry:
+def _distinct(entries: Entries) -> dict[int, Path]:
+    by_epoch: dict[int, Path] = {}
+    for epoch, path in sorted(entries, key=lambda entry: entry[0]):
+        other = by_epoch.setdefault(epoch, path)
+        if other is not path:
             raise InputError(
-                f"{other.path.name} and {entry.path.name} are both of epoch {entry.epoch}: "
+                f"{other.name} and {path.name} are both of epoch {epoch}: "
                 "move one, or say with --pattern where the epoch is in the names"
             )
-    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+    return by_epoch

@@ -10,6 +10,7 @@ of all places where an architecture's tensors are there by name and shape, the f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
@@ -193,6 +194,19 @@ def state_dicts(
     for key, value in content.items():
         if isinstance(value, Mapping) and "optim" not in str(key).lower():
             yield from state_dicts(value, (*path, str(key)))
+
+
+def tensors_digest(state: Mapping[str, Tensor]) -> str:
+    """Of all tensors by name, wherever they lie and whatever file they came from."""
+    found = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.is_quantized or tensor.layout != torch.strided:
+            found.update(str(tensor).encode())
+        elif tensor.numel():
+            found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def find_weights(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,13 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.files import atomic, read_json, write_json
 from ckptbench.base.folders import commit
 from ckptbench.base.store import Store
-from ckptbench.base.types import Cell, Checkpoint, Examples, Key, Target
+from ckptbench.base.types import Cell
 from ckptbench.data.targets import load_target
-from ckptbench.networks.architectures import Architecture, find_architecture
-from ckptbench.networks.extract import IMAGENET, Normalisation
-from ckptbench.networks.hardware import Precision, machine, resolve_precision
 from ckptbench.networks.objective import Batch, Objective, replace_head
+from ckptbench.networks.runs import RUN_FILE, Run, file_digest, find_run, last_epoch, normalisation
 from ckptbench.networks.training import (
     batches,
+    on_device,
     one_thread,
     optimiser,
     schedule,
@@ -41,110 +40,9 @@ from ckptbench.networks.training import (
     skip_padding,
     steps_per_epoch,
 )
-from ckptbench.networks.weights import RESUME_PREFIX, RUN_FILE, file_digest, read_run
-from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.suites import Source
 
-PRETRAIN_VERSION = 4  # raised when the same source run ends with other weights
-
-
-def normalisation(source: Source) -> Normalisation:
-    """The pixel statistics a source run was trained with: as declared, else ImageNet's."""
-    return source.mean or IMAGENET[0], source.std or IMAGENET[1]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A source run with everything found that its weights hang on; ``data`` is None for given checkpoints."""
-
-    source: Source
-    data: Target | None
-    architecture: Architecture
-    objective: PluginSpec
-    device: torch.device
-    compile: bool = False
-
-    @property
-    def key(self) -> Key:
-        """All that changes the weights. Defaults are left out: a new option orphans no run without it."""
-        source = self.source
-        training = source.training
-        named = ("name", "judge", "learnt", "checkpoints", "data", "architecture", "objective")
-        exclude: Any = {**dict.fromkeys(named, True), "training": {"precision"}}
-        declared = source.model_dump(mode="json", exclude=exclude, exclude_defaults=True)
-        return {
-            "what": f"run/{PRETRAIN_VERSION}",
-            **declared,
-            "architecture": source.architecture,
-            "extractor": self.architecture.extractor_digest,
-            "objective": [self.objective.label, self.objective.digest],
-            "data": self.data.digest if self.data else None,
-            "precision": resolve_precision(training.precision, self.device) if training else None,
-            "compile": self.compile,
-            "threads": 1 if self.device.type == "cpu" else None,
-            **machine(self.device),
-        }
-
-    def folder(self, store: Store) -> Path:
-        if self.source.checkpoints is not None:
-            return Path(self.source.checkpoints)
-        return store.run_folder(self.key, self.source.name)
-
-    @property
-    def precision(self) -> Precision:
-        """That the network is trained in."""
-        assert self.source.training is not None
-        return resolve_precision(self.source.training.precision, self.device)
-
-
-def find_run(
-    source: Source,
-    data: Target | None,
-    device: torch.device,
-    plugins: Sequence[str] = (),
-    compile: bool = False,
-) -> Run:
-    """The run that a suite's source stands for, its architecture and objective found among the plugins."""
-    return Run(
-        source=source,
-        data=data,
-        architecture=find_architecture(source.architecture, load_plugins("extractor", plugins)),
-        objective=load_plugins("objective", plugins)[source.objective],
-        device=device,
-        compile=compile,
-    )
-
-
-def trajectory(source: Source, folder: Path) -> list[Checkpoint]:
-    """The checkpoints of a run that the suite judges.
-
-    Raises
-    ------
-    InputError
-        If an epoch that the suite names has no checkpoint.
-    """
-    checkpoints, _ = read_run(folder, source.architecture, source.name)
-    if source.judge is None:
-        return checkpoints
-    by_epoch = {checkpoint.epoch: checkpoint for checkpoint in checkpoints}
-    absent = [epoch for epoch in source.judge if epoch not in by_epoch]
-    if absent:
-        raise InputError(f"source {source.name} has no checkpoint of epoch {absent[0]} in {folder}")
-    return [by_epoch[epoch] for epoch in source.judge]
-
-
-def epochs_done(folder: Path) -> int:
-    """The last epoch whose checkpoint a run has, -1 where it has none."""
-    return last_epoch(folder)[0]
-
-
-def last_epoch(folder: Path) -> tuple[int, float]:
-    """The last epoch whose checkpoint a run has and its source accuracy; -1 and 0 where it has none."""
-    try:
-        row = read_json(folder / RUN_FILE)["checkpoints"][-1]
-        return int(row["epoch"]), float(row["source_accuracy"])
-    except (OSError, ValueError, KeyError, IndexError):
-        return -1, 0.0
+RESUME_PREFIX = "resume"
 
 
 @dataclass(frozen=True)
@@ -197,7 +95,7 @@ def pretrain(
     # The suite's own check says so: a source run has a folder, or all that training needs.
     assert source.epochs is not None
     with store.lock({"run": folder.name}):
-        if epochs_done(folder) < source.epochs:
+        if last_epoch(folder)[0] < source.epochs:
             with one_thread(run.device):
                 _Trainer(run, folder, progress).train(store)
         for state in folder.glob(f"{RESUME_PREFIX}*"):
@@ -315,12 +213,6 @@ class _Trainer:
             if old != state:
                 old.unlink()
         self.progress(epoch, source_accuracy)
-
-
-def on_device(examples: Examples, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All images of a split as uint8 on the device, with their labels, decoded once."""
-    images = torch.from_numpy(examples.images(slice(None))).to(device)
-    return images, torch.tensor(examples.labels, device=device)
 
 
 def _state(network: nn.Module, opt: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ckptbench.base.digests import derive_seed
+from ckptbench.base.types import Examples
 from ckptbench.networks.hardware import resolve_precision
 from ckptbench.suites import Augment, Precision, Training
 
@@ -196,6 +197,12 @@ def skip_padding(network: nn.Module) -> None:
             and module.kernel_size != (1, 1)
         ):
             module.__class__ = _SmallMapConv2d
+
+
+def on_device(examples: Examples, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All images of a split as uint8 on the device, with their labels, decoded once."""
+    images = torch.from_numpy(examples.images(slice(None))).to(device)
+    return images, torch.tensor(examples.labels, device=device)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ float64, whose gradient is the one that decides convergence.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -83,9 +84,11 @@ def fit_softmax(
     units = np.append(energy, 1.0)
     units /= units.max()
 
+    onehot = (np.arange(n_classes)[:, None] == y).astype(np.float64)
+    problem = _Problem(Z, onehot, w, ridge, units)
     group = max(1, LOGITS // (n_classes * len(y)))
     parts = [
-        _descend_twice(y, Z, w[h : h + group], ridge[h : h + group], units, n_classes, tol, max_iterations)
+        _descend_twice(y, problem.heads(slice(h, h + group)), tol, max_iterations)
         for h in range(0, len(lam), group)
     ]
     A, gradient, steps = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -152,112 +155,112 @@ def _whiten(X: Float, weights: Float) -> tuple[Float, Float, Float, Float]:
     return Z, energy[kept] * largest**2, back / largest, mean
 
 
-def _descend_twice(
-    y: Labels,
-    Z: Float,
-    weights: Float,
-    ridge: Float,
-    units: Float,
-    n_classes: int,
-    tol: float,
-    limit: int,
-) -> tuple[Float, Float, Labels]:
+@dataclass(frozen=True)
+class _Problem:
+    """What H heads minimise in whitened coordinates, in one precision.
+
+    Z is N x R, ``onehot`` C x N, ``weights`` H x N (rows sum to 1), ``ridge`` H x R (the penalty of each
+    coordinate), ``units`` R: what a squared gradient here is to that of the features' own coordinates, up to
+    a factor. Class probabilities P are H x C x N, coefficients A and gradients H x C x R.
+    """
+
+    Z: Array
+    onehot: Array
+    weights: Array
+    ridge: Array
+    units: Array
+
+    def heads(self, some: Array | slice) -> _Problem:
+        return replace(self, weights=self.weights[some], ridge=self.ridge[some])
+
+    def along(self, A: Array) -> Array:
+        """Logits, H x C x N."""
+        logits: Array = (A.reshape(-1, A.shape[2]) @ self.Z.T).reshape(*A.shape[:2], -1)
+        return logits
+
+    def gradient(self, P: Array, A: Array) -> Array:
+        residual = P - self.onehot
+        residual *= self.weights[:, None]
+        g: Array = (residual.reshape(-1, len(self.Z)) @ self.Z).reshape(A.shape)
+        g += self.ridge[:, None] * A
+        # Moving all intercepts together changes nothing: keep rounding from drifting that way.
+        g[:, :, -1] -= g[:, :, -1].mean(axis=1, keepdims=True)
+        return g
+
+    def inverse_curvature(self, P: Array) -> Array:
+        v = (1 - np.einsum("hcn,hcn,hn->h", P, P, self.weights)) / (P.shape[1] - 1)
+        inverse: Array = 1 / (np.maximum(v, 1e-10)[:, None] + self.ridge)
+        return inverse
+
+    def norms(self, g: Array, B: Array) -> tuple[Array, Array]:
+        squares = np.einsum("hcr,hcr->hr", g, g)
+        return np.sqrt(squares @ self.units), np.sqrt(_dot(squares, B))
+
+
+def _descend_twice(y: Labels, problem: _Problem, tol: float, limit: int) -> tuple[Float, Float, Labels]:
     """``_descend`` from zero in float32, and from there in float64."""
-    start, gradient = np.zeros((len(ridge), n_classes, Z.shape[1])), np.zeros(len(ridge))
-    steps = np.zeros(len(ridge), dtype=np.int64)
+    heads, size = problem.ridge.shape
+    A, gradient, steps = (
+        np.zeros((heads, len(problem.onehot), size)),
+        np.zeros(heads),
+        np.zeros(heads, np.int64),
+    )
     # float32 can reach 1e-6. It is asked for a little more than tol, so that most heads need
     # no further step in float64.
     for dtype, goal, most in (
         (np.float32, 0.9 * max(tol, 1e-5), min(1000, limit)),
         (np.float64, tol, limit),
     ):
-        arrays = [array.astype(dtype, copy=False) for array in (Z, weights, ridge, units, start)]
-        start, gradient, taken = _descend(y, *arrays, tol=goal, limit=most)
+        parts = (problem.Z, problem.onehot, problem.weights, problem.ridge, problem.units)
+        there = _Problem(*(array.astype(dtype, copy=False) for array in parts))
+        A, gradient, taken = _descend(y, there, A.astype(dtype, copy=False), goal, most)
         steps += taken
-    return start, gradient, steps
+    return A, gradient, steps
 
 
-def _descend(
-    y: NDArray[np.int64],
-    Z: Array,
-    weights: Array,
-    ridge: Array,
-    units: Array,
-    start: Array,
-    *,
-    tol: float,
-    limit: int,
-) -> tuple[Float, Float, NDArray[np.int64]]:
-    """L-BFGS for all heads together, in the precision of ``Z``.
+def _descend(y: Labels, problem: _Problem, A: Array, tol: float, limit: int) -> tuple[Float, Float, Labels]:
+    """L-BFGS for all heads together from the coefficients A, in the problem's precision.
 
-    Shapes: Z N x R, weights H x N (rows sum to 1), ridge H x R (the penalty of each coordinate), units
-    R (what a squared gradient here is to that of the features' own coordinates, up to a factor), start
-    H x C x R. Returns the coefficients in float64, the relative gradient reached and the
-    steps taken.
+    Returns the coefficients in float64, the relative gradient reached and the steps taken.
     """
-    n, size = Z.shape
-    heads, classes, _ = start.shape
-    rows = np.arange(n)
-    onehot = np.zeros((classes, n), Z.dtype)
-    onehot[y, rows] = 1
-
-    def gradient(P: Array, A: Array) -> Array:
-        residual = P - onehot
-        residual *= w[:, None]
-        g: Array = (residual.reshape(-1, n) @ Z).reshape(A.shape)
-        g += r[:, None] * A
-        # Moving all intercepts together changes nothing: keep rounding from drifting that way.
-        g[:, :, -1] -= g[:, :, -1].mean(axis=1, keepdims=True)
-        return g
-
-    def inverse_curvature(P: Array) -> Array:
-        v = (1 - np.einsum("hcn,hcn,hn->h", P, P, w)) / (classes - 1)
-        inverse: Array = 1 / (np.maximum(v, 1e-10)[:, None] + r)
-        return inverse
-
-    def norms(g: Array, B: Array) -> tuple[Array, Array]:
-        squares = np.einsum("hcr,hcr->hr", g, g)
-        return np.sqrt(squares @ units), np.sqrt(_dot(squares, B))
-
-    w, r = weights, ridge
-    P = np.full((heads, classes, n), 1 / classes, Z.dtype)
-    plain0, own0 = norms(gradient(P, np.zeros_like(start)), inverse_curvature(P))
+    heads, classes, _ = A.shape
+    rows = np.arange(len(y))
+    P = np.full((heads, classes, len(y)), 1 / classes, A.dtype)
+    plain0, own0 = problem.norms(problem.gradient(P, np.zeros_like(A)), problem.inverse_curvature(P))
     # Where there is nothing to learn, rounding is not asked to fall any further.
     plain0, own0 = np.maximum(plain0, 1e-8), np.maximum(own0, 1e-6)
 
-    A = start.astype(Z.dtype)
-    logits = (A.reshape(-1, size) @ Z.T).reshape(P.shape)
+    logits = problem.along(A)
     P = softmax_in_place(logits.copy())
-    g = gradient(P, A)
+    g = problem.gradient(P, A)
     pairs: deque[list[Array]] = deque(maxlen=MEMORY)
     alive, stuck = np.arange(heads), np.zeros(heads, dtype=bool)
-    result, reached, steps = np.zeros(start.shape), np.zeros(heads), np.zeros(heads, dtype=np.int64)
+    result, reached, steps = np.zeros(A.shape), np.zeros(heads), np.zeros(heads, dtype=np.int64)
     for step in range(limit + 1):
-        B = inverse_curvature(P)
-        plain, own = norms(g, B)
+        B = problem.inverse_curvature(P)
+        plain, own = problem.norms(g, B)
         relative = np.maximum(plain / plain0, own / own0 / 10)
         done = (relative <= tol) | stuck | (step == limit)
         if done.any():
             out, go = alive[done], ~done
             result[out], reached[out], steps[out] = A[done], relative[done], step
-            alive = alive[go]
+            alive, problem = alive[go], problem.heads(go)
             if not len(alive):
                 break
-            A, logits, P, g, B, w, r, plain0, own0 = (a[go] for a in (A, logits, P, g, B, w, r, plain0, own0))
+            A, logits, P, g, B, plain0, own0 = (a[go] for a in (A, logits, P, g, B, plain0, own0))
             pairs = deque(([a[go] for a in pair] for pair in pairs), maxlen=MEMORY)
 
         d = _direction(g, pairs, B)
-        slope = _dot(g, d)
-        change = (d.reshape(-1, size) @ Z.T).reshape(P.shape)
-        rd = r[:, None] * d
-        t, P = _line_search(logits, change, w, slope, _dot(A, rd) - _dot(change[:, y, rows], w), _dot(d, rd))
+        slope, change, rd = _dot(g, d), problem.along(d), problem.ridge[:, None] * d
+        base = _dot(A, rd) - _dot(change[:, y, rows], problem.weights)
+        t, P = _line_search(logits, change, problem.weights, slope, base, _dot(d, rd))
         d *= t[:, None, None]
         change *= t[:, None, None]
-        new = gradient(P, A + d)
+        new = problem.gradient(P, A + d)
         turn = new - g
         curvature = _dot(d, turn)
         # Convexity says that both signs are right; where they are not, rounding is all that is left.
-        stuck = ~((slope < 0) & (curvature > np.finfo(Z.dtype).tiny))
+        stuck = ~((slope < 0) & (curvature > np.finfo(A.dtype).tiny))
         new[stuck], d[stuck] = g[stuck], 0
         A, g = A + d, new
         logits += change

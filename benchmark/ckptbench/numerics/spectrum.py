@@ -15,26 +15,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy.linalg import eigh_tridiagonal, lapack
 from scipy.linalg.blas import dsyr, dsyr2, dsyrk
 
 from ckptbench.base.errors import InputError
-from ckptbench.base.types import Array, Float
+from ckptbench.base.types import Array, Float, locked
+from ckptbench.numerics.features import main_components
 
 _BLOCK = 2**22  # float64 numbers in a block of features: 32 MiB
 _EPS = float(np.finfo(np.float64).eps)
-
-
-def _locked(array: Float) -> Float:
-    """The array itself, from now on read-only down to its base: selectors share it."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base.flags.writeable = False
-        base = base.base
-    return array
 
 
 class _Eigen:
@@ -99,7 +90,7 @@ class Moments:
             self.row_norm2[rows] = np.einsum("ij,ij->i", block, block)
             self.row_mean[rows] = block @ self.mean
         for array in (self.mean, self.gram, self.row_norm2, self.row_mean, self.class_sums):
-            _locked(array)
+            locked(array)
 
     def sums_of(self, labels: Array) -> Float:
         """D x C, F'Y with F centred, for other labels."""
@@ -199,8 +190,8 @@ class Spectrum:
         noise = self.n * float(self.mean @ self.mean) * (16 * _EPS) ** 2
         tolerance = max(max(self.n, self.d) * _EPS * self.sigma2[0], noise)
         self.rank = int(np.count_nonzero(self.sigma2 > tolerance))
-        _locked(self.row_norm2)
-        _locked(self.sigma2)
+        locked(self.row_norm2)
+        locked(self.sigma2)
         self._project(labels, moments.class_sums)
 
     def with_labels(self, labels: Array) -> Spectrum:
@@ -227,12 +218,12 @@ class Spectrum:
         self.projections: Float = projected[:, :-1]
         self.ones_projection: Float = np.zeros(len(projected)) if self.centred else projected[:, -1]
         for name in ("label_mean", "label_norm2", "class_sums", "projections", "ones_projection"):
-            _locked(getattr(self, name))
+            locked(getattr(self, name))
 
     @cached_property
     def sigma(self) -> Float:
         """(r,) singular values, largest first."""
-        return _locked(np.sqrt(self.sigma2))
+        return locked(np.sqrt(self.sigma2))
 
     @property
     def energy(self) -> float:
@@ -250,21 +241,21 @@ class Spectrum:
         if self.n >= self.d:
             vectors = self._eigen.vectors.copy()
             vectors[:, self.rank :] = 0.0
-            return _locked(vectors)
+            return locked(vectors)
         vectors = np.zeros((self.d, self.n))
         left = self.left[:, : self.rank] / self.sigma[: self.rank]
         for rows, block in self.rows():
             vectors[:, : self.rank] += block.T @ left[rows]
-        return _locked(vectors)
+        return locked(vectors)
 
     @cached_property
     def left(self) -> Float:
         """U, N x r; columns past ``rank`` are zero."""
         if self.n >= self.d:
-            return _locked(np.concatenate([block for _, block in self.left_blocks()]))
+            return locked(np.concatenate([block for _, block in self.left_blocks()]))
         vectors = self._eigen.vectors.copy()
         vectors[:, self.rank :] = 0.0
-        return _locked(vectors)
+        return locked(vectors)
 
     def left_blocks(self) -> Iterator[tuple[slice, Float]]:
         """U in blocks (a slice of the rows, rows x r), so that N x r numbers need never be held."""
@@ -289,6 +280,4 @@ class Spectrum:
 
     def split(self, threshold: float = 0.8) -> int:
         """The smallest number of singular values whose sum is at least ``threshold`` of the sum of all."""
-        total = np.cumsum(self.sigma[: max(self.rank, 1)])
-        # A sum that meets the threshold exactly does so whichever way its last digit was rounded.
-        return int(np.searchsorted(total, (threshold - 1e-12) * total[-1])) + 1
+        return main_components(self.sigma[: max(self.rank, 1)], threshold)

@@ -12,7 +12,7 @@ from ckptbench.agreement.track import Track
 from ckptbench.base.text import counted, loss, number, typeset
 from ckptbench.pages.columns import Row
 from ckptbench.pages.figures.run import Curve
-from ckptbench.pages.queries import FREE, Study
+from ckptbench.pages.queries import FREE, ReportData
 
 
 @dataclass(frozen=True)
@@ -47,29 +47,29 @@ class Advice:
     picks: list[Pick]
 
 
-def advise(study: Study, goal: str) -> Advice:
+def advise(report: ReportData, goal: str) -> Advice:
     """The score with the highest mean tau; one that costs nothing where no other beats it."""
-    rows, scores = study.rows[goal], study.ranked(goal)
+    rows, scores = report.rows[goal], report.ranked(goal)
     selector = max((*FREE, *scores[:1]), key=lambda name: float(rows[name]["tau"]))
     picks = [
         pick
-        for pair in study.pairs
-        for track in study.of(pair, goal)[:1]
-        for pick in _pick(study, track, selector)
+        for pair in report.pairs
+        for track in report.of(pair, goal)[:1]
+        for pick in _pick(report, track, selector)
     ]
     far = typeset(_how_far(rows, selector, scores))
     return Advice(goal, selector, far, typeset(_how_sure(rows[selector], selector, scores)), picks)
 
 
-def _pick(study: Study, track: Track, selector: str) -> Iterator[Pick]:
-    score = study.score(track, selector)
+def _pick(report: ReportData, track: Track, selector: str) -> Iterator[Pick]:
+    score = report.score(track, selector)
     known = np.flatnonzero(np.isfinite(score))
     if len(known):
         first = known[score[known] == score[known].max()]
-        where = study.where((track.source, track.target))
-        regret, gain = (study.statistic(track, selector, name) for name in ("regret", "gain"))
+        where = report.where((track.source, track.target))
+        regret, gain = (report.statistic(track, selector, name) for name in ("regret", "gain"))
         place, tied = int(first[0]), len(first) - 1
-        yield Pick(where, track.protocol, study.curve(track), place, tied, regret, gain)
+        yield Pick(where, track.protocol, report.curve(track), place, tied, regret, gain)
 
 
 def _how_far(rows: dict[str, Row], selector: str, scores: list[str]) -> str:

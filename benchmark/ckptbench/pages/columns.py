@@ -7,8 +7,9 @@ CSV and JSON hold the numbers themselves and have no layout.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -58,18 +59,25 @@ class Table:
     fixed: list[list[Entry]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of(
+        cls, caption: str, heads: Sequence[Column | str], rows: Iterable[Iterable[object]], fixed: int = 0
+    ) -> Table:
+        """A table of texts, numbers and entries, the last ``fixed`` rows set apart; a head that is a text
+        stands over numbers."""
+        columns = [head if isinstance(head, Column) else Column(head) for head in heads]
+        entries = [[entry(value) for value in row] for row in rows]
+        ranked = len(entries) - fixed
+        return cls(caption, columns, entries[:ranked], entries[ranked:])
+
     def markdown(self) -> list[str]:
         """Lines of a Markdown table: scores as code, reference rows in italics."""
         lines = [_markdown_row(column.title for column in self.columns)]
         lines.append(_markdown_row("---" if column.words else "---:" for column in self.columns))
         for mark, rows in (("`", self.rows), ("*", self.fixed)):
             for row in rows:
-                texts = [entry.text for entry in row]
-                marked = (
-                    f"{mark}{text}{mark}" if column.key else text
-                    for column, text in zip(self.columns, texts, strict=True)
-                )  # fmt: skip
-                lines.append(_markdown_row(marked))
+                both = zip(self.columns, row, strict=True)
+                lines.append(_markdown_row(f"{mark}{e.text}{mark}" if c.key else e.text for c, e in both))
         return lines
 
 
@@ -77,12 +85,27 @@ def _markdown_row(texts: Iterable[str]) -> str:
     return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 
-def word_entry(text: str, small: str = "") -> Entry:
-    return Entry(text, text, small)
+def word_column(head: str, key: bool = False) -> Column:
+    return Column(head, words=True, key=key)
+
+
+def entry(value: Any) -> Entry:
+    """A text as it is, a whole number in full, another number to two digits."""
+    if isinstance(value, Entry):
+        return value
+    if isinstance(value, str):
+        return Entry(value, value)
+    if isinstance(value, int | np.integer):
+        return Entry(str(value), int(value))
+    return number_entry(value)
 
 
 def number_entry(value: float, digits: int = 2) -> Entry:
     return Entry(number(value, digits), float(value))
+
+
+def interval_entry(value: float, low: float, high: float, digits: int = 2) -> Entry:
+    return Entry(with_interval(value, low, high, digits), float(value))
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -92,14 +115,10 @@ def records(frame: pd.DataFrame) -> list[Row]:
 # ------------------------------------------------------------------------------------ the leaderboard
 
 
-def _plain(name: str) -> Callable[[Row], Entry]:
-    return lambda row: number_entry(row[name])
-
-
-def _interval(name: str) -> Callable[[Row], Entry]:
-    """A number with its interval, from the columns ``name``, ``name_low`` and ``name_high``."""
-    columns = (name, f"{name}_low", f"{name}_high")
-    return lambda row: Entry(with_interval(*(row[column] for column in columns)), float(row[name]))
+def _interval(name: str, ends: str = "") -> Callable[[Row], Entry]:
+    """A number with its interval, from the columns ``name``, ``ends_low`` and ``ends_high``."""
+    columns = (name, f"{ends or name}_low", f"{ends or name}_high")
+    return lambda row: interval_entry(*(row[column] for column in columns))
 
 
 def _noise(row: Row) -> Entry:
@@ -111,7 +130,7 @@ def _verdict(row: Row) -> Entry:
     """Blank without one; what kept all scores from a verdict is said once, below the board."""
     told = row["verdict"] in {"better", "worse", "not told apart"}
     mark = EXPLORATORY if row["family"] == "exploratory" and row["verdict"] in {"better", "worse"} else ""
-    return word_entry(row["verdict"] + mark if told else "")
+    return entry(row["verdict"] + mark if told else "")
 
 
 def _counts(a: str, b: str) -> Callable[[Row], Entry]:
@@ -124,32 +143,31 @@ def _runs_moved(row: Row) -> Entry:
 
 
 EXPLORATORY = "†"
-BOARD: list[tuple[Column, Callable[[Row], Entry]]] = [
+BOARD: list[tuple[Column, Callable[[Row], object]]] = [
     (Column("#", "rank by mean tau"),
      lambda row: Entry(*(("", "") if pd.isna(row["rank"]) else (str(row["rank"]), int(row["rank"]))))),
-    (Column("selector", words=True, key=True),
-     lambda row: word_entry(row["selector"], textwrap.shorten(row["problem"], 160, placeholder=" …"))),
+    (word_column("selector", key=True), lambda row: Entry(
+        row["selector"], row["selector"], textwrap.shorten(row["problem"], 160, placeholder=" …"))),
     (Column("against\nlast-epoch", "sign flips of whole runs, corrected for all scores", True), _verdict),
     (Column("tau\n± runs", "mean Kendall's tau-b, and its 95 % interval across runs"), _interval("tau")),
     (Column("± truth\nnoise", "95 % interval of tau for the noise of the truth in these tracks"), _noise),
     (Column("over last-epoch\n± runs", "tau minus that of last-epoch, 95 % interval across runs", wide=True),
      _interval("difference")),
     (Column("over last-epoch\n± runs, targets", "the same over new runs and new target families", wide=True),
-     lambda row: Entry(with_interval(row["difference"], row["crossed_low"], row["crossed_high"]),
-                       float(row["difference"]))),
+     _interval("difference", "crossed")),
     (Column("resolved\ntau", "over the pairs of checkpoints that the truth tells apart"),
-     _plain("tau_resolved")),
-    (Column("given\nepoch", "Kendall's partial tau, the epoch held fixed"), _plain("tau_epoch")),
-    (Column("worst\ntrack", "tau on the worst track", wide=True), _plain("worst")),
+     itemgetter("tau_resolved")),
+    (Column("given\nepoch", "Kendall's partial tau, the epoch held fixed"), itemgetter("tau_epoch")),
+    (Column("worst\ntrack", "tau on the worst track", wide=True), itemgetter("worst")),
     (Column("regret\nmedian", "points that the first choice loses to the best, cross-fitted"),
-     _plain("regret_median")),
-    (Column("regret\nmean", "the same, mean over runs", wide=True), _plain("regret")),
-    (Column("gain\nmedian", "points won over the last checkpoint"), _plain("gain_median")),
-    (Column("gain\nmean", "the same, mean over runs", wide=True), _plain("gain")),
+     itemgetter("regret_median")),
+    (Column("regret\nmean", "the same, mean over runs", wide=True), itemgetter("regret")),
+    (Column("gain\nmedian", "points won over the last checkpoint"), itemgetter("gain_median")),
+    (Column("gain\nmean", "the same, mean over runs", wide=True), itemgetter("gain")),
     (Column("helped/\nharmed", "runs whose gain is beyond its noise, up and down"),
      _runs_moved),
     (Column("labels", "does its order hang on the labels? tau against its control on permuted labels",
-            words=True, wide=True), lambda row: word_entry(row["labels"])),
+            words=True, wide=True), itemgetter("labels")),
     (Column("s per\nckpt", "seconds per checkpoint for the score alone"),
      lambda row: Entry(seconds_entry(row["seconds"]), float(row["seconds"]))),
     (Column("cells", "cells computed, of cells wanted"), _counts("cells", "wanted")),
@@ -161,7 +179,7 @@ def board_table(board: pd.DataFrame, caption: str, most: int | None = None, wide
 
     Columns that are blank in every row are left out.
     """
-    rows = [[entry(row) for _, entry in BOARD] for row in records(board)]
+    rows = [[entry(show(row)) for _, show in BOARD] for row in records(board)]
     ranked = int(board["rank"].notna().sum())
     scores, fixed = rows[:ranked][:most], rows[ranked:]
     shown = [

@@ -7,24 +7,19 @@ import pandas as pd
 
 from ckptbench.agreement.runs import Comparison
 from ckptbench.base.text import counted, with_interval
-from ckptbench.pages.columns import GOALS, Column, Entry, Table, number_entry, records, word_entry
+from ckptbench.pages.columns import GOALS, Column, Table, interval_entry, number_entry, records, word_column
 from ckptbench.pages.terminal import as_printed, plain_table
 
 
 def comparison_text(found: Comparison, width: int = 100) -> str:
     """Two selectors side by side, track by track, with the paired test below."""
-    columns = [Column("track", words=True)]
-    columns += [Column(head) for head in ("tau A", "tau B", "difference", "regret A", "regret B")]
+    heads: list[Column | str] = [word_column("track"), "tau A", "tau B", "difference", "regret A", "regret B"]
     rows = []
     for row in records(found.tracks):
-        marked = "/".join((row["source"], row["target"], row["protocol"])) + " (not sound)" * bool(
-            row["unsound"]
-        )
-        entries = [word_entry(marked)]
-        for which in "ab":
-            tau = [row[f"{name}_{which}"] for name in ("tau", "tau_low", "tau_high")]
-            entries.append(Entry(with_interval(tau[0], tau[1], tau[2]), tau[0]))
-        rows.append([*entries, *(number_entry(row[n]) for n in ("difference", "regret_a", "regret_b"))])
+        track = "/".join(row[part] for part in ("source", "target", "protocol"))
+        taus = (interval_entry(*(row[f"{n}_{ab}"] for n in ("tau", "tau_low", "tau_high"))) for ab in "ab")
+        others = (row[name] for name in ("difference", "regret_a", "regret_b"))
+        rows.append([track + " (not sound)" * bool(row["unsound"]), *taus, *others])
     verdict = found.verdict if found.verdict not in {"better", "worse"} else f"{found.a} is {found.verdict}"
     p = f", p = {found.p:.2g} by sign flips" if np.isfinite(found.p) else ""
     said = (
@@ -33,7 +28,7 @@ def comparison_text(found: Comparison, width: int = 100) -> str:
         f"and {counted(found.pairs, 'source-target pair')}{p}: {verdict}."
     )
     names = as_printed(f"A: {found.a}; B: {found.b}", width)
-    return "\n".join([names, plain_table(Table("", columns, rows), width), as_printed(said, width)]) + "\n"
+    return "\n".join([names, plain_table(Table.of("", heads, rows), width), as_printed(said, width)]) + "\n"
 
 
 JUDGED = {
@@ -51,19 +46,15 @@ def judged_text(judged: pd.DataFrame, width: int = 100) -> str:
         means = judged.groupby("selector", sort=False)[[*JUDGED, "tau_low", "tau_high"]].mean().reset_index()
         means = means.assign(group="mean", tau_low=float("nan"))
         table = pd.concat([judged, means], ignore_index=True)
-    columns = [Column(name, words=True) for name in words] + [Column(head) for head in JUDGED.values()]
     rows = []
     for row in records(table):
-        entries = [number_entry(row[name], 3) for name in JUDGED]
-        entries[0] = Entry(with_interval(row["tau"], row["tau_low"], row["tau_high"]), row["tau"])
-        rows.append([*(word_entry(row[name]) for name in words), *entries])
+        tau = interval_entry(row["tau"], row["tau_low"], row["tau_high"])
+        numbers = [number_entry(row[name], 3) for name in JUDGED if name != "tau"]
+        rows.append([*(row[name] for name in words), tau, *numbers])
     groups = table[words[0]].tolist()
     ends = [i + 1 for i in range(len(groups) - 1) if len(words) > 1 and groups[i] != groups[i + 1]]
     bad = judged[judged["problem"].ne("") & judged["tau"].notna()]
     lines = [f"{row['selector']}: {row['problem']} (tau 0, mean regret)" for row in records(bad)]
     lines.append("tau_w (q, a): scipy.stats.weightedtau(score, truth); by truth: (truth, score, rank=None).")
-    printed = [
-        plain_table(Table("", columns, rows), width, ends),
-        *(as_printed(line, width) for line in lines),
-    ]
-    return "\n".join(printed) + "\n"
+    shown = Table.of("", [*map(word_column, words), *JUDGED.values()], rows)
+    return "\n".join([plain_table(shown, width, ends), *(as_printed(line, width) for line in lines)]) + "\n"

@@ -6,6 +6,7 @@ Nothing is measured here; `ckptbench.agreement` computes the statistics and `col
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,15 +100,9 @@ def build(results: Results, agreement: pd.DataFrame | None = None) -> Leaderboar
     Parameters
     ----------
     agreement : what `agreement_table` gives for the results, where it is known already
-
-    Raises
-    ------
-    InputError
-        If the tables cannot be judged.
     """
     design, suite, origin = Design.of(results), results.suite, results.provenance
-    if agreement is None:
-        agreement = agreement_table(results)
+    agreement = agreement_table(results) if agreement is None else agreement
     boards = {goal: leaderboard(agreement, goal, design) for goal in GOALS}
     boards = {goal: board for goal, board in boards.items() if len(board)}
     facts = {"suite": origin.suite, "suite_digest": origin.suite_digest, "commit": ", ".join(origin.commits)}
@@ -125,8 +120,7 @@ def difference(boards: Leaderboards, published: Path) -> list[str]:
     ----------
     published : the results folder of the published record
     """
-    theirs = json.loads(read_file(published, "leaderboard.json"))
-    sentences = []
+    theirs, sentences = json.loads(read_file(published, "leaderboard.json")), []
     if theirs["suite_digest"] != boards.facts["suite_digest"]:
         return [f"The published {boards.facts['suite']} is of another version of the suite: not compared."]
     for goal, board in boards.boards.items():
@@ -150,13 +144,7 @@ def reread(results: Results, folder: Path) -> Leaderboards:
 
 
 def write(folder: Path) -> Leaderboards:
-    """Judge the tables of a results folder and write the leaderboards beside them.
-
-    Raises
-    ------
-    InputError
-        If the tables cannot be judged, or the folder cannot be written.
-    """
+    """Judge the tables of a results folder and write the leaderboards beside them."""
     results = Results.read(folder)
     boards = build(results)
     files = boards.files() | {"procedures.csv": record_csv(record_of(results))}
@@ -198,13 +186,13 @@ def _footer(results: Results, agreement: pd.DataFrame, design: Design) -> list[s
     lines.append(
         f"Extraction: {duration(extraction['seconds'].sum())} for {size} of features, once for all scores."
     )
-    said: dict[str, list[str]] = {}
+    said: dict[str, list[str]] = defaultdict(list)
     for key, rows in agreement.groupby(["source", "target", "protocol"], sort=False):
-        left_out = rows["left_out"].iloc[0]
+        what = str(rows["left_out"].iloc[0])
         if rows["tau"].isna().all():
-            said.setdefault(f"not judged: {rows['problem'].iloc[0]}", []).append("/".join(map(str, key)))
-        elif left_out:
-            said.setdefault(str(left_out), []).append("/".join(map(str, key)))
+            what = f"not judged: {rows['problem'].iloc[0]}"
+        if what:
+            said[what].append("/".join(map(str, key)))
     lines += [f"{source} is in no verdict: {reason}." for source, reason in design.unsound.items()]
     lines += _doubt_lines(truth)
     lines += _overlap_lines(design)
@@ -240,14 +228,14 @@ def _some_of(cells: pd.DataFrame) -> str:
 
 def _overlap_lines(design: Design) -> list[str]:
     """Where seeds share training examples, which widens the intervals."""
-    shared: dict[float, list[str]] = {}
+    shared: dict[float, dict[str, None]] = defaultdict(dict)
     for (_, protocol), share in design.overlaps.items():
-        if share > 0 and protocol not in shared.setdefault(share, []):
-            shared[share].append(protocol)
+        if share > 0:
+            shared[share][protocol] = None
     lines = []
     for share, protocols in sorted(shared.items()):
         what = f"each draw {100 * share:g} % of one training set: intervals are widened for the overlap."
         if share == 1:
             what = "train on the same examples: their intervals hold for this training set."
-        lines.append(f"Seeds of {listed(protocols)} {what}")
+        lines.append(f"Seeds of {listed(list(protocols))} {what}")
     return lines

@@ -17,7 +17,7 @@ from ckptbench.agreement.track import Track
 from ckptbench.base.errors import InputError
 from ckptbench.base.text import number, with_interval
 from ckptbench.base.types import Float
-from ckptbench.pages.columns import Column, Entry, Table, number_entry, records, word_entry
+from ckptbench.pages.columns import Column, Entry, Table, records
 from ckptbench.results import Results
 from ckptbench.suites import Published
 
@@ -106,11 +106,6 @@ def published_table(results: Results) -> pd.DataFrame:
     of ours that stands for it; paper change, our change (last column less the first), low, high
     (`paired_change`) and verdict: ``same direction``, ``other direction``, ``not resolved``, or empty where
     cells are missing.
-
-    Raises
-    ------
-    InputError
-        If the suite quotes no paper.
     """
     suite, quoted = results.suite, results.suite.published
     if quoted is None:
@@ -164,17 +159,12 @@ def published_page(results: Results) -> Table:
     names = [str(n) for n in frame if n in words or str(n).startswith(("paper ", "ours ", "our change"))]
     rows = []
     for row in records(frame):
-        entries = {n: word_entry(row[n]) if n in words else number_entry(row[n]) for n in names}
-        for name in ("paper change", "our change"):
+        interval = "" if np.isnan(row["low"]) else f" ({row['low']:+.2f} to {row['high']:+.2f})"
+        for name, beside in (("paper change", ""), ("our change", interval)):
             sign = "+" if row[name] > 0 else ""
-            interval = (
-                ""
-                if name[0] == "p" or np.isnan(row["low"])
-                else f" ({row['low']:+.2f} to {row['high']:+.2f})"
-            )
-            entries[name] = Entry(f"{sign}{number(row[name])}{interval}", float(row[name]))
-        rows.append(list(entries.values()))
-    return Table("Accuracies in %", [Column(name, words=name in words) for name in names], rows)
+            row[name] = Entry(f"{sign}{number(row[name])}{beside}", float(row[name]))
+        rows.append([row[name] for name in names])
+    return Table.of("Accuracies in %", [Column(name, words=name in words) for name in names], rows)
 
 
 def published_markdown(results: Results) -> str:
@@ -203,11 +193,6 @@ def methods_table(results: Results, epoch: int | None = None) -> pd.DataFrame:
     -------
     One row per source, target and method; for each sampling rate "mean±deviation" over seeds, %, then
     "difference±half" (points, `paired_change` against the suite's first method, 95 %).
-
-    Raises
-    ------
-    InputError
-        If the suite has no fine-tuning cells, or none of that epoch.
     """
     suite = results.suite
     several = Counter((p.method, p.rate) for p in suite.ft)  # protocols that differ in something else

@@ -31,13 +31,14 @@ SHOWN = 12  # selectors in a figure, beside those that cost nothing; tables have
 FREE = ("last-epoch", "source-accuracy")
 
 
-class Study:
+class ReportData:
     """A suite's results, looked at once from all the sides that the page shows."""
 
     def __init__(self, results: Results) -> None:
         self.results, self.suite = results, results.suite
         self.design = Design.of(results)
         self.boards = leaderboard.build(results)
+        self.goals = list(self.boards.boards)
         agreement = self.boards.agreement
         self.rows: dict[str, dict[str, Row]] = {
             goal: {row["selector"]: row for row in records(board)}
@@ -149,6 +150,11 @@ class Study:
         """A column of the agreement table."""
         return float(self._statistics[track.source, track.target, track.protocol, selector][name])
 
+    def tau(self, track: Track, selector: str) -> tuple[float, float, float]:
+        """Tau on a track with the ends of its interval."""
+        tau, low, high = (self.statistic(track, selector, name) for name in ("tau", "tau_low", "tau_high"))
+        return tau, low, high
+
     def pair_taus(self, goal: str) -> pd.DataFrame:
         """Selectors x pairs of a goal: tau, mean over the pair's protocols."""
         rows = self.boards.agreement[self.boards.agreement["goal"] == goal]
@@ -166,12 +172,12 @@ class Study:
         return [name for name in self.rows[goal] if name not in REFERENCE]
 
     def shown(self, *goals: str) -> list[str]:
-        """The scores with the highest mean tau, best first: as many for each of the goals."""
+        """The scores with the highest mean tau, as many for each goal; then what costs nothing."""
         names: list[str] = []
         for goal in goals:
             scores = self.ranked(goal)
             names += scores[: len(scores) if len(scores) <= SHOWN else SHOWN // len(goals)]
-        return list(dict.fromkeys(names))
+        return [*dict.fromkeys(names), *FREE]
 
     def how_many(self, *goals: str, most: int = SHOWN) -> str:
         """'The 12 best of 45 scores by mean τ for FE', or that all are shown."""
@@ -180,10 +186,6 @@ class Study:
             return f"All {count} scores"
         each = " and for ".join(goal.upper() for goal in goals)
         return f"The {most // len(goals)} best of {count} scores by mean τ for {each}"
-
-    @property
-    def goals(self) -> list[str]:
-        return list(self.boards.boards)
 
 
 def grouped(pairs: Sequence[Pair]) -> dict[str, dict[str, Pair]]:

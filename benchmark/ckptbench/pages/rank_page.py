@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ckptbench.base.files import write_text
-from ckptbench.base.text import number, typeset, with_interval
-from ckptbench.pages.columns import Column, Entry, Table, records, word_entry
+from ckptbench.base.text import typeset
+from ckptbench.pages.columns import Column, Entry, Row, Table, interval_entry, records, word_column
 from ckptbench.pages.figures.run import accuracy
 from ckptbench.pages.report import page_template
 
@@ -22,7 +22,12 @@ OPTIONAL = {
 
 
 def write_rank_page(
-    path: str | Path, ranking: pd.DataFrame, verdict: Mapping[str, str], used: Mapping[str, str], pick: int
+    path: str | Path,
+    ranking: pd.DataFrame,
+    verdict: Mapping[str, str],
+    used: Mapping[str, str],
+    pick: int,
+    metric: str = "accuracy",
 ) -> None:
     """The one-page answer of ``ckptbench rank --html FILE``.
 
@@ -32,6 +37,7 @@ def write_rank_page(
         source_accuracy, the first two with _low and _high (95 %) beside
     verdict, used : a heading -> a sentence, shown in this order
     pick : the epoch to take
+    metric : what was measured, in words
     """
     ranking = ranking.sort_values(["rank", "epoch"])
     in_time = ranking.sort_values("epoch")
@@ -41,29 +47,21 @@ def write_rank_page(
         known, tied = int(in_time["measured"].notna().sum()), int(in_time["tied"].sum())
         others = f", tied with {tied - 1} more" if tied > 1 else ""
         title = f"Epoch {pick} is the pick{others}; {known} of {len(ranking)} checkpoints were measured."
-        drawn.append(accuracy("accuracy", title, in_time, pick))
-    columns = [
-        Column("#", "rank"),
-        Column("epoch"),
-        Column("checkpoint", words=True),
-        Column("tied", words=True),
-    ]
-    columns += [OPTIONAL[name] for name in have]
-    rows = []
-    for row in records(ranking):
-        entries = [Entry(str(row["rank"]), int(row["rank"])), Entry(str(row["epoch"]), int(row["epoch"]))]
-        entries += [word_entry(row["checkpoint"]), word_entry("tied" if row["tied"] else "")]
-        entries += [_percent_entry(row, name) for name in have]
-        rows.append(entries)
+        drawn.append(accuracy("accuracy", title, in_time, pick, metric))
+    heads: list[Column | str] = [Column("#", "rank"), "epoch", word_column("checkpoint"), word_column("tied")]
+    heads += [OPTIONAL[name] for name in have]
+    rows = [
+        [row["rank"], row["epoch"], row["checkpoint"], "tied" if row["tied"] else "",
+         *(_percent_entry(row, name) for name in have)]
+        for row in records(ranking)
+    ]  # fmt: skip
     page = page_template("rank.html.jinja").render(
         headings={heading: typeset(sentence) for heading, sentence in verdict.items()},
-        used=used, pick=pick, figures=drawn, table=Table("All checkpoints", columns, rows),
+        used=used, pick=pick, figures=drawn, table=Table.of("All checkpoints", heads, rows),
     )  # fmt: skip
     write_text(Path(path), page)
 
 
-def _percent_entry(row: dict[str, object], name: str) -> Entry:
-    value, low, high = (
-        100 * float(str(row.get(key, "nan"))) for key in (name, f"{name}_low", f"{name}_high")
-    )
-    return Entry(with_interval(value, low, high, 1) if np.isfinite(low) else number(value, 1), value)
+def _percent_entry(row: Row, name: str) -> Entry:
+    value, low, high = (100 * row.get(key, np.nan) for key in (name, f"{name}_low", f"{name}_high"))
+    return Entry("", value) if low == high else interval_entry(value, low, high, 1)  # of the pick to itself

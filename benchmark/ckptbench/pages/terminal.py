@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from ckptbench.base.types import Array
-from ckptbench.pages.columns import Table
+
+if TYPE_CHECKING:
+    from ckptbench.pages.columns import Table
 
 # Rows without a frame: a rule under the head and between the scores and the reference rows.
 _RULES = box.Box("    \n    \n ── \n    \n ── \n ── \n    \n    \n")

@@ -30,12 +30,12 @@ from ckptbench.base.files import atomic, checksum
 from ckptbench.base.folders import results_roots
 from ckptbench.base.store import Store
 from ckptbench.base.text import nearest
-from ckptbench.base.types import Array, Checkpoint
+from ckptbench.base.types import Array, Checkpoint, locked
 from ckptbench.pages.leaderboard import Leaderboards, build
 from ckptbench.pipeline.executor import default_workers, run_tasks
 from ckptbench.plugins import PluginSpec
 from ckptbench.results import Results, make_table, table_from_csv
-from ckptbench.scores.candidate import Candidate, SourceRows, locked, logits_of
+from ckptbench.scores.candidate import Candidate, SourceRows, logits_of
 from ckptbench.scores.tasks import CandidateFiles, pair_tasks, score_rows
 from ckptbench.suites import explain
 

@@ -2,55 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from ckptbench.base.errors import InputError
+from ckptbench.base import guard
 from ckptbench.base.types import Finding
-from ckptbench.plugins import Kind, PluginSpec, load_plugins
-from ckptbench.scores.conformance import check
+from ckptbench.plugins import Kind, plugins_of
 
-Check = Callable[[PluginSpec], list[Finding]]
-
-
-def _check_penalty(spec: PluginSpec) -> list[Finding]:
-    from ckptbench.truth.conformance import check_penalty
-
-    return check_penalty(spec)
-
-
-def _check_extractor(spec: PluginSpec) -> list[Finding]:
-    from ckptbench.networks.conformance import check_extractor
-
-    return check_extractor(spec)
-
-
-CHECKS: dict[Kind, Check] = {
-    "selector": check,
-    "extractor": _check_extractor,
-    "penalty": _check_penalty,
+# Kind -> (module, function there): what tests networks loads torch.
+CHECKS: dict[Kind, tuple[str, str]] = {
+    "selector": ("scores.conformance", "check"),
+    "extractor": ("networks.conformance", "check_extractor"),
+    "penalty": ("truth.conformance", "check_penalty"),
 }
 
 
 def check_file(path: str | Path, plugins: Sequence[str] = ()) -> dict[str, list[Finding]]:
-    """Run the conformance tests on every plugin of a file: name -> findings.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, cannot be imported, defines no plugin that can be checked, or one with a name
-        that is taken.
-    """
-    where = str(Path(path).resolve())
-    found: dict[str, list[Finding]] = {}
-    for kind, test in CHECKS.items():
-        registry = load_plugins(kind, (path, *plugins))
-        if where in registry.broken:
-            raise InputError(f"{path} cannot be loaded: {registry.broken[where]}")
-        found |= {spec.name: test(spec) for spec in registry.specs.values() if spec.where == where}
-    if not found:
-        raise InputError(
-            f"{path} defines no {' or '.join(CHECKS)}: a selector is a class with a `name` and a method "
-            "`score(self, candidate)`"
-        )
+    """Run the conformance tests on every plugin of a file: name -> findings."""
+    found = {}
+    with guard.watch():  # nothing is read when it is imported, either
+        specs = plugins_of(path, CHECKS, plugins)
+    for spec in specs:
+        module, function = CHECKS[spec.kind]
+        found[spec.name] = getattr(importlib.import_module(f"ckptbench.{module}"), function)(spec)
     return found

@@ -9,22 +9,20 @@ worker per GPU.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import pickle
 import signal
-import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
@@ -36,7 +34,7 @@ from ckptbench.base.types import Cell, Key
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _FEW = 8  # tasks; where they are light, starting workers would take longer
-_DEATHS = 3  # how many workers may die alone, with no task ever done, before the machine is held to blame
+DEATHS = 3  # how many workers may die alone, with no task ever done, before the machine is held to blame
 
 
 class Task(Protocol):
@@ -57,28 +55,35 @@ Done = Callable[[Task, list[Cell]], None]
 
 
 @dataclass
-class _Job:
-    """A task with the cells computed of it, and how much of it is left."""
+class Job:
+    """A task, the cells computed of it, how many of its parts are left, and whom to tell of its end."""
 
     task: Task
+    done: Done
     cells: list[Cell] = field(default_factory=list)
     left: int = 1
 
 
 @dataclass
-class _Part:
+class Part:
     """What a worker is given: a whole task, or a part of one whose worker died."""
 
     task: Task
-    job: _Job
+    job: Job
 
-    def split(self) -> list[_Part]:
+    def split(self) -> list[Part]:
         """Smaller parts, none where this is the smallest."""
         parts = self.task.parts() if isinstance(self.task, CellTask) else [self.task]
         if len(parts) < 2:
             return []
         self.job.left += len(parts) - 1
-        return [_Part(part, self.job) for part in parts]
+        return [Part(part, self.job) for part in parts]
+
+    def end(self, cells: list[Cell]) -> None:
+        self.job.cells += cells
+        self.job.left -= 1
+        if not self.job.left:
+            self.job.done(self.job.task, self.job.cells)
 
 
 @dataclass
@@ -86,7 +91,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     gpu: str | None
-    part: _Part | None = None
+    part: Part | None = None
 
 
 def default_workers(device: str) -> int:
@@ -104,9 +109,8 @@ def run_tasks(
     """Run every task once and call ``done`` with the cells of each as it ends.
 
     One worker is this process, and so it is for a few light tasks; code from outside the tree always has
-    a worker. Where a worker dies its task is run again in
-    parts, a selector at a time; the part that a worker dies of once more is recorded as failed, with how it
-    died, and the others stand.
+    a worker. Where a worker dies its task is run again in parts, a selector at a time; the part that a worker
+    dies of once more is recorded as failed, with how it died, and the others stand.
 
     Parameters
     ----------
@@ -118,7 +122,9 @@ def run_tasks(
         If workers die at once whatever they are given, or Ray is asked for and not there.
     """
     if cluster is not None:
-        _run_on_ray(tasks, done, device, cluster)
+        from ckptbench.pipeline.cluster import run_on_ray
+
+        run_on_ray(tasks, done, device, cluster)
         return
     here: list[Task] = []
     apart: list[Task] = []
@@ -126,7 +132,7 @@ def run_tasks(
         place = task.place if isinstance(task, CellTask) else "any"
         is_here = place != "apart" if workers == 1 else place == "here" and len(tasks) <= _FEW
         (here if is_here else apart).append(task)
-    with _one_thread():
+    with one_thread():
         for task in here:
             done(task, task.run())
     _run_apart(apart, done, workers, device)
@@ -136,29 +142,23 @@ def _run_apart(tasks: Sequence[Task], done: Done, workers: int, device: str) -> 
     """Run tasks in processes of their own."""
     finished = deaths = 0
 
-    def blame(part: _Part, how: str) -> None:
+    def ended(part: Part, cells: list[Cell]) -> None:
+        nonlocal finished
+        finished += 1
+        part.end(cells)
+
+    def blame(part: Part, how: str) -> None:
         nonlocal deaths
         deaths += not (isinstance(part.task, CellTask) and part.task.place == "apart")
-        if deaths == _DEATHS and not finished:
+        if deaths == DEATHS and not finished:
             raise InputError(
                 f"{deaths} workers died ({how}), each of a task alone, and none ended one; "
                 "completed work is kept: free memory or try another machine"
             )
-        end(part, _record_death(part.task, how))
-
-    def end(part: _Part, cells: list[Cell]) -> None:
-        part.job.cells += cells
-        part.job.left -= 1
-        if not part.job.left:
-            done(part.job.task, part.job.cells)
-
-    def ended(part: _Part, cells: list[Cell]) -> None:
-        nonlocal finished
-        finished += 1
-        end(part, cells)
+        part.end(record_death(part.task, how))
 
     starved = []  # perhaps: the system kills what takes too much memory, which alone may be enough
-    waiting = deque(_Part(task, _Job(task)) for task in tasks)
+    waiting = deque(Part(task, Job(task, done)) for task in tasks)
     for part, how in _run_in_pool(waiting, ended, workers, device):
         smaller = part.split()
         waiting.extend(smaller)
@@ -172,8 +172,8 @@ def _run_apart(tasks: Sequence[Task], done: Done, workers: int, device: str) -> 
 
 
 def _run_in_pool(
-    waiting: deque[_Part], ended: Callable[[_Part, list[Cell]], None], workers: int, device: str
-) -> Iterator[tuple[_Part, str]]:
+    waiting: deque[Part], ended: Callable[[Part, list[Cell]], None], workers: int, device: str
+) -> Iterator[tuple[Part, str]]:
     """Run all that waits, also what is added meanwhile; yields each part that a worker died of, and how."""
     visible: Sequence[str | None] = _visible_gpus() if device.startswith("cuda") else [None]
     free = deque(visible[number % len(visible)] for number in range(min(workers, len(waiting))))
@@ -201,7 +201,8 @@ def _run_in_pool(
                 except (EOFError, OSError):
                     worker.process.join()
                     free.append(worker.gpu)
-                    yield worker.part, _how(worker.process.exitcode)
+                    code = worker.process.exitcode or 0
+                    yield worker.part, signal.Signals(-code).name if code < 0 else f"exit code {code}"
                     continue
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -213,12 +214,7 @@ def _run_in_pool(
             worker.process.join()
 
 
-def _how(exitcode: int | None) -> str:
-    """How a process died."""
-    return f"exit code {exitcode}" if exitcode is None or exitcode >= 0 else signal.Signals(-exitcode).name
-
-
-def _record_death(task: Task, how: str) -> list[Cell]:
+def record_death(task: Task, how: str) -> list[Cell]:
     store = Store(task.store)
     why = {"SIGALRM": "it took longer than its time limit", "SIGKILL": "the system ended it: out of memory?"}
     message = f"its worker process died: {why.get(how, how)}"
@@ -236,7 +232,7 @@ def _start_worker(gpu: str | None) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, gpu), daemon=False)
-    with _environment(dict.fromkeys(_THREADS, "1")), _interrupts_wait(), _no_main():
+    with _environment(dict.fromkeys(_THREADS, "1")), _unseen():
         process.start()
     theirs.close()
     return _Worker(process, ours, gpu)
@@ -279,28 +275,21 @@ def _visible_gpus() -> list[str]:
 
 
 @contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C inside is handled at the end; processes started inside never see it: it is their parent's."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _no_main() -> Iterator[None]:
-    """Processes started inside do not run the user's script again: it need not guard its main part."""
+def _unseen() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C, which is their parent's, and do not run the user's script
+    again, which need not guard its main part."""
     main = sys.modules["__main__"]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One BLAS and one torch thread, as in a worker, so that a cell's bits do not depend on where it ran."""
     torch = sys.modules.get("torch")
     threads = torch.get_num_threads() if torch else 0
@@ -321,64 +310,6 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _run_on_ray(tasks: Sequence[Task], done: Done, device: str, cluster: str) -> None:
-    try:
-        ray = importlib.import_module("ray")
-    except ImportError:
-        raise InputError("--cluster needs Ray: pip install 'ckptbench[cluster]'") from None
-    if not ray.is_initialized():  # it stays for the stages to come, and ends with this process
-        host, colon, port = cluster.rpartition(":")
-        try:
-            if colon and "://" not in cluster:  # Ray itself tries for two minutes, then ends the process
-                socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(address=cluster, log_to_driver=False, logging_level="error", include_dashboard=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"no Ray cluster answers at {cluster!r}: {error}") from None
-    # A worker that dies has its task run again elsewhere; the store makes that harmless.
-    gpus = 1 if device.startswith("cuda") else 0
-    remote = ray.remote(max_retries=_DEATHS, num_cpus=1, num_gpus=gpus)(_run_elsewhere)
-    settings = {name: value for name, value in os.environ.items() if name.startswith("CKPTBENCH_")}
-    waiting: dict[Any, _Part] = {}
-
-    def submit(parts: Iterable[_Part]) -> None:
-        waiting.update({remote.remote(part.task, os.getcwd(), settings): part for part in parts})
-
-    submit(_Part(task, _Job(task)) for task in tasks)
-    while waiting:
-        (reference,), _ = ray.wait(list(waiting), num_returns=1)
-        part = waiting.pop(reference)
-        try:
-            cells = ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.RayError as error:
-            smaller = part.split()
-            if smaller:
-                submit(smaller)
-                continue
-            cells = _record_death(part.task, type(error).__name__)
-        part.job.cells += cells
-        part.job.left -= 1
-        if not part.job.left:
-            done(part.job.task, part.job.cells)
-
-
-def _run_elsewhere(task: Task, folder: str, settings: dict[str, str]) -> list[Cell]:
-    """Run a task on another machine as if it were in this one's folder, which it shares."""
-    for path in (Path(folder), task.store):
-        if not path.is_dir():
-            raise InputError(
-                f"{path} is not there on a worker: it must lie on storage that all machines share"
-            )
-    os.chdir(folder)
-    os.environ.update(settings)
-    guard.expendable = True
-    with _one_thread():
-        return task.run()
+        for name in values:
+            os.environ.pop(name)
+        os.environ.update({name: value for name, value in before.items() if value is not None})

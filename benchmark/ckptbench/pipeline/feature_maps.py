@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -27,14 +28,13 @@ ROWS = 1000  # examples behind a spectrum or a map, the same for all checkpoints
 EPOCHS = 12  # spectra of a pair
 INDICES = 200  # singular values kept of each
 PAIRS = 4  # up to which every pair has maps; of more the first and the last
-Drawn = Literal["spectrum", "embedding"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapTask(CellTask):
     """The spectrum or the t-SNE map of one feature matrix; ``after`` names the FT protocol it comes after."""
 
-    drawn: Drawn
+    drawn: Literal["spectrum", "embedding"]
     checkpoint: Checkpoint
     target: str
     features: Key
@@ -94,27 +94,16 @@ def map_tasks(plan: Plan, fe: Sequence[FETask], ft: Sequence[FTTask]) -> Iterato
     """Spectra along every drawn pair, and maps of its best and last checkpoints, before and after FT."""
     for source, target in _drawn_pairs(plan, fe, ft):
         data = plan.targets[target].train
-
-        def task(drawn: Drawn, checkpoint: Checkpoint, features: Key, after: str = "") -> MapTask:
-            return MapTask(
-                store=plan.store.root,
-                drawn=drawn,
-                checkpoint=checkpoint,
-                target=target,  # noqa: B023 (called before the loop goes on)
-                features=features,
-                count=len(data),  # noqa: B023
-                after=after,
-            )
-
-        for checkpoint in _spread(source.checkpoints, EPOCHS):
-            yield task("spectrum", checkpoint, source.recipe.key(checkpoint, data))
+        task = partial(MapTask, store=plan.store.root, target=target, count=len(data))
+        for c in _spread(source.checkpoints, EPOCHS):
+            yield task(drawn="spectrum", checkpoint=c, features=source.recipe.key(c, data))
         epochs = _map_epochs(plan, source, target, [*fe, *ft])
-        for checkpoint in (c for c in source.checkpoints if c.epoch in epochs):
-            yield task("embedding", checkpoint, source.recipe.key(checkpoint, data))
+        for c in (c for c in source.checkpoints if c.epoch in epochs):
+            yield task(drawn="embedding", checkpoint=c, features=source.recipe.key(c, data))
             for tuned in ft:
                 kept = tuned.features_key()
-                if kept is not None and (tuned.target, tuned.checkpoint) == (target, checkpoint):
-                    yield task("embedding", checkpoint, kept, tuned.protocol.name)
+                if kept is not None and (tuned.target, tuned.checkpoint) == (target, c):
+                    yield task(drawn="embedding", checkpoint=c, features=kept, after=tuned.protocol.name)
 
 
 def _drawn_pairs(plan: Plan, fe: Sequence[FETask], ft: Sequence[FTTask]) -> list[tuple[SourceRun, str]]:
@@ -144,8 +133,8 @@ def _map_epochs(plan: Plan, source: SourceRun, target: str, truth: Sequence[FETa
 
 def feature_tables(plan: Plan, tasks: Sequence[MapTask]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``spectra`` (source, target, epoch, index, sigma), ``embedding`` (..., epoch, after, x, y, label)."""
-    spectra: list[pd.DataFrame] = []
-    embedding: list[pd.DataFrame] = []
+    spectra = [pd.DataFrame(columns=["source", "target", "epoch", "index", "sigma"])]
+    embedding = [pd.DataFrame(columns=["source", "target", "epoch", "after", "x", "y", "label"])]
     for task in tasks:
         (key,) = task.cell_keys()
         cell = plan.store.read_cell(key)
@@ -160,10 +149,6 @@ def feature_tables(plan: Plan, tasks: Sequence[MapTask]) -> tuple[pd.DataFrame, 
             labels = plan.targets[task.target].train.labels[task.rows()]
             places = {"x": values[:, 0], "y": values[:, 1], "label": labels}
             embedding.append(pd.DataFrame({**about, "after": task.after, **places}))
-    return _joined(spectra, "index sigma"), _joined(embedding, "after x y label")
-
-
-def _joined(frames: list[pd.DataFrame], columns: str) -> pd.DataFrame:
-    if frames:
-        return pd.concat(frames, ignore_index=True)
-    return pd.DataFrame(columns=["source", "target", "epoch", *columns.split()])
+    return pd.concat(spectra[1:] or spectra, ignore_index=True), pd.concat(
+        embedding[1:] or embedding, ignore_index=True
+    )

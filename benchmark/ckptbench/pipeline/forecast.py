@@ -8,17 +8,15 @@ nothing was measured they are unknown. Nothing is downloaded and nothing is comp
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from ckptbench.base.errors import InputError
-from ckptbench.base.files import read_json
 from ckptbench.base.types import Key
-from ckptbench.networks.weights import RUN_FILE
-from ckptbench.pipeline.plan import Plan, SourceRun, is_judged
+from ckptbench.networks.runs import read_record
+from ckptbench.pipeline.plan import Plan, SourceRun
 from ckptbench.pipeline.stages import fe_tasks, ft_tasks, probe_folds, score_tasks, tuning_folds
 from ckptbench.results import Results, find_results
 from ckptbench.suites import FE, FT, Source, Suite
@@ -28,16 +26,8 @@ COUNTS = ["wanted", "cached", "to do"]
 HOURS = ["hours", "low", "high"]
 Seconds = dict[tuple[str, str], list[float]]
 """Of cells, by stage and what the row is of."""
-
-
-@dataclass
-class _Row:
-    stage: str
-    what: str
-    wanted: int
-    note: str = ""
-    cached: int = 0
-    seconds: list[float] = field(default_factory=list)
+Row = tuple[str, str, int, str]
+"""Stage, what, cells wanted, note."""
 
 
 def forecast(plan: Plan, validation: bool = False) -> pd.DataFrame:
@@ -57,28 +47,26 @@ def forecast(plan: Plan, validation: bool = False) -> pd.DataFrame:
         If a folder of checkpoints is not there, and the suite does not say which epochs to judge.
     """
     trained = [source for source in plan.sources if _has_checkpoints(source)]
-    there = _measured(plan, trained)
-    rows = list(_rows(plan, {source.name: source for source in trained}, validation))
-    recorded = _recorded(plan)
-    for row in rows:
-        row.seconds = there.get((row.stage, row.what), [])
-        row.cached = min(len(row.seconds), row.wanted)
-    by_stage: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        by_stage[row.stage] += row.seconds
-    return pd.DataFrame(
-        [
-            _finish(
-                row,
-                [
-                    ("measured", row.seconds),
-                    ("measured on the stage's other cells", by_stage[row.stage]),
-                    ("recorded in the suite's results", recorded.get((row.stage, row.what), [])),
-                ],
-            )
-            for row in rows
-        ]
-    )
+    measured, recorded = _measured(plan, trained), _recorded(plan)
+    wanted = list(_rows(plan, {source.name: source for source in trained}, validation))
+    by_stage: Seconds = defaultdict(list)
+    for stage, what, *_ in wanted:
+        by_stage[stage, ""] += measured[stage, what]
+    rows = []
+    for stage, what, count, note in wanted:
+        cached = min(len(measured[stage, what]), count)
+        left, how, hours = count - cached, "", [0.0, 0.0, 0.0]
+        if left:
+            known = {
+                "measured": measured[stage, what],
+                "measured on the stage's other cells": by_stage[stage, ""],
+                "recorded in the suite's results": recorded[stage, what],
+                "never measured": [np.nan],
+            }
+            how = next(how for how, seconds in known.items() if seconds)
+            hours = (left * np.quantile(known[how], [0.5, 0.25, 0.75]) / 3600).tolist()
+        rows.append((stage, what, count, cached, left, *hours, ", ".join(filter(None, [how, note]))))
+    return pd.DataFrame(rows, columns=["stage", "what", *COUNTS, *HOURS, "note"])
 
 
 def totals(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,19 +79,7 @@ def totals(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).astype(dict.fromkeys(COUNTS, int))
 
 
-def _finish(row: _Row, sources: Iterable[tuple[str, list[float]]]) -> dict[str, object]:
-    left = row.wanted - row.cached
-    how, low, middle, high = "", 0.0, 0.0, 0.0
-    if left:
-        how, seconds = next(((how, found) for how, found in sources if found), ("never measured", [np.nan]))
-        low, middle, high = left * np.quantile(seconds, [0.25, 0.5, 0.75]) / 3600
-    counts = dict(zip(COUNTS, (row.wanted, row.cached, left), strict=True))
-    hours = dict(zip(HOURS, (middle, low, high), strict=True))
-    note = ", ".join(filter(None, [how, row.note]))
-    return {"stage": row.stage, "what": row.what, **counts, **hours, "note": note}
-
-
-def _rows(plan: Plan, trained: dict[str, SourceRun], validation: bool) -> Iterator[_Row]:
+def _rows(plan: Plan, trained: dict[str, SourceRun], validation: bool) -> Iterator[Row]:
     suite, options = plan.suite, plan.options
     sources = [
         source for source in suite.sources if options.sources is None or source.name in options.sources
@@ -113,38 +89,38 @@ def _rows(plan: Plan, trained: dict[str, SourceRun], validation: bool) -> Iterat
     for source in sources:
         brought = source.checkpoints is not None
         note = f"brought, not trained: {source.checkpoints}" if brought else plan.skipped.get(source.name, "")
-        yield _Row("pretrain", source.name, 0 if brought else (source.epochs or 0) + 1, note)
+        yield ("pretrain", source.name, 0 if brought else (source.epochs or 0) + 1, note)
     for source in sources:
         if source.data is not None:
-            yield _Row("extract", _extracted(source.name, "source"), len(epochs[source.name]))
+            yield ("extract", _extracted(source.name, "source"), len(epochs[source.name]), "")
     for spec in suite.targets:
         splits = 1 + has_test * (1 + (spec.data.pool_per_class is not None))
-        yield _Row("extract", spec.name, splits * every, plan.skipped.get(spec.name, ""))
+        yield ("extract", spec.name, splits * every, plan.skipped.get(spec.name, ""))
     if validation:
         yield from _validation_rows(suite, [epoch for own in epochs.values() for epoch in own])
         return
     repeats = sum(suite.repeats if spec.random else 1 for spec in plan.specs)
-    yield _Row("score", f"{len(plan.specs)} selectors", repeats * every * len(suite.targets))
+    yield ("score", f"{len(plan.specs)} selectors", repeats * every * len(suite.targets), "")
     follows = {ft.name: ft for ft in suite.ft}
     for protocol in suite.protocols:
         judged: FE | FT = protocol  # whose seeds, checkpoints and targets
         if isinstance(protocol, FE) and protocol.after is not None:
             judged = follows[protocol.after]
         targets = len(suite.targets if judged.targets is None else judged.targets)
-        cells = sum(is_judged(judged, epoch) for own in epochs.values() for epoch in own)
+        cells = sum(judged.judges(epoch) for own in epochs.values() for epoch in own)
         stage = "FT" if isinstance(protocol, FT) else "FE"
-        yield _Row(stage, protocol.name, cells * targets * judged.seeds)
+        yield (stage, protocol.name, cells * targets * judged.seeds, "")
 
 
-def _validation_rows(suite: Suite, epochs: list[int]) -> Iterator[_Row]:
+def _validation_rows(suite: Suite, epochs: list[int]) -> Iterator[Row]:
     protocols: tuple[FE | FT, ...] = (*suite.fe[:1], *suite.ft[:1])
     for protocol in protocols:
         targets = len(suite.targets if protocol.targets is None else protocol.targets)
-        cells = targets * sum(is_judged(protocol, epoch) for epoch in epochs)
+        cells = targets * sum(protocol.judges(epoch) for epoch in epochs)
         if isinstance(protocol, FE):
-            yield _Row("validation", PROBE, cells)
+            yield ("validation", PROBE, cells, "")
         else:
-            yield from (_Row("validation", one.name, FT_FOLDS * cells) for one in lengths(protocol))
+            yield from (("validation", one.name, FT_FOLDS * cells, "") for one in lengths(protocol))
 
 
 def _extracted(name: str, split: str) -> str:
@@ -174,9 +150,8 @@ def _measured(plan: Plan, trained: list[SourceRun]) -> Seconds:
     """Seconds of the cells that the store has."""
     found: Seconds = defaultdict(list)
     for source in plan.sources:
-        record = source.folder / RUN_FILE
-        if source.is_trained_here and record.exists():
-            rows = read_json(record)["checkpoints"]
+        if source.spec.checkpoints is None:
+            rows = read_record(source.folder).get("checkpoints", ())
             found["pretrain", source.name] += [float(row["seconds"]) for row in rows]
     here = plan.with_sources(trained)
     for source in trained:
@@ -206,16 +181,14 @@ def _measured(plan: Plan, trained: list[SourceRun]) -> Seconds:
 
 def _recorded(plan: Plan) -> Seconds:
     """Seconds of the cells in the suite's results folder, where it has one that can be read."""
+    found: Seconds = defaultdict(list)
     try:
         results = Results.read(find_results(plan.suite.name, plan.store.root)[0])
     except InputError:
-        return {}
-    found: Seconds = {}
+        return found
     found["score", f"{len(plan.specs)} selectors"] = results.scores["seconds"].dropna().tolist()
-    for what, rows in results.extraction.groupby(
-        [_extracted(*place) for place in results.extraction[["target", "split"]].itertuples(index=False)]
-    ):
-        found["extract", str(what)] = rows["seconds"].dropna().tolist()
+    for row in results.extraction.dropna(subset="seconds").to_dict("records"):
+        found["extract", _extracted(row["target"], row["split"])].append(row["seconds"])
     for protocol, rows in results.truth.groupby("protocol"):
         stage = "FT" if (rows["goal"] == "ft").all() else "FE"
         found[stage, str(protocol)] = rows["seconds"].dropna().tolist()

@@ -14,7 +14,7 @@ from ckptbench.base.text import counted, with_interval
 from ckptbench.pages.columns import Row, records
 from ckptbench.pages.leaderboard import Leaderboards
 from ckptbench.pipeline.bundle import load_frozen
-from ckptbench.plugins import selectors_of
+from ckptbench.plugins import plugins_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def judge_selector(
         If the file has no selector that could be judged, or the folder no sound bundle with tables beside it.
     """
     frozen = load_frozen(bundle)
-    specs = [one for spec in selectors_of(path, plugins) for one in spec.readings]
+    specs = [one for spec in plugins_of(path, ["selector"], plugins) for one in spec.readings]
     labels = [spec.label for spec in specs]
     for name in REFERENCE:
         if name in labels:

@@ -13,22 +13,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ckptbench.base.digests import derive_seed, digest
+from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.text import nearest
 from ckptbench.base.types import Checkpoint, Examples, Target
 from ckptbench.data.names import read_set
 from ckptbench.data.raw import RawSet
-from ckptbench.data.targets import check_disjoint, sample
+from ckptbench.data.targets import Split, check_disjoint, sample
 from ckptbench.networks.architectures import find_architecture
 from ckptbench.networks.extract import Recipe
 from ckptbench.networks.hardware import pick_device
-from ckptbench.networks.pretrain import epochs_done, find_run, normalisation, trajectory
+from ckptbench.networks.runs import find_run, last_epoch, normalisation, trajectory
 from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.scores.tasks import SOURCE_ROWS, CandidateFiles
 from ckptbench.suites import FE, FT, Data, Source, Suite
@@ -49,28 +47,6 @@ class Options:
     compile: bool = False
 
 
-@dataclass(frozen=True)
-class FirstExamples:
-    """The first examples of a split, as a split of its own."""
-
-    whole: Examples
-    count: int
-
-    @property
-    def digest(self) -> str:
-        return digest([self.whole.digest, self.count])
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        return self.whole.labels[: self.count]
-
-    def __len__(self) -> int:
-        return self.count
-
-    def images(self, indices: Sequence[int] | NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        return self.whole.images(np.arange(self.count)[indices])
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SourceRun:
     """A source run of the suite: its data (None for brought checkpoints), folder and extraction recipe."""
@@ -85,37 +61,28 @@ class SourceRun:
         return self.spec.name
 
     @property
-    def is_trained_here(self) -> bool:
-        return self.spec.checkpoints is None
-
-    @property
     def epochs_left(self) -> int:
-        """How many epochs training still lacks."""
-        if not self.is_trained_here or self.spec.epochs is None:
+        """How many epochs training still lacks; none of checkpoints that are brought."""
+        if self.spec.checkpoints is not None or self.spec.epochs is None:
             return 0
-        return self.spec.epochs - epochs_done(self.folder)
+        return self.spec.epochs - last_epoch(self.folder)[0]
 
     @cached_property
     def checkpoints(self) -> list[Checkpoint]:
-        """The checkpoints that the suite judges, in epoch order.
-
-        Raises
-        ------
-        InputError
-            If the run is not trained to its end, or a checkpoint is missing.
-        """
+        """The checkpoints that the suite judges, in epoch order."""
         if self.epochs_left > 0:
-            done = epochs_done(self.folder)
+            done, _ = last_epoch(self.folder)
             state = f"trained up to epoch {done} of {self.spec.epochs}" if done >= 0 else "not trained yet"
             raise InputError(f"source run {self.name} is {state}: run ckptbench pretrain first")
         return trajectory(self.spec, self.folder)
 
     @cached_property
-    def rows(self) -> FirstExamples | None:
-        """Rows of the source set, which some selectors look at."""
+    def rows(self) -> Split | None:
+        """The first examples of the source set, which some selectors look at."""
         if self.data is None:
             return None
-        return FirstExamples(self.data.train, min(SOURCE_ROWS, len(self.data.train)))
+        assert isinstance(self.data.train, Split)
+        return self.data.train.first(SOURCE_ROWS)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,31 +130,24 @@ class Plan:
 
     def candidates(self, source: SourceRun, target: str) -> list[CandidateFiles]:
         """The trajectory of a pair as selectors see it, in epoch order."""
-        data, rows, key = self.targets[target], source.rows, source.recipe.key
+        data, rows, key = self.targets[target].train, source.rows, source.recipe.key
         return [
             CandidateFiles(
-                features=key(checkpoint, data.train),
-                labels=data.train.labels,
-                checkpoint=checkpoint,
-                seed=derive_seed(self.suite.seed, data.digest),
+                features=key(checkpoint, data), labels=data.labels, checkpoint=checkpoint,
+                seed=derive_seed(self.suite.seed, self.targets[target].digest),
                 source_features=key(checkpoint, rows) if rows else None,
                 source_labels=rows.labels if rows else None,
-                architecture=source.spec.architecture,
-                plugins=self.options.plugins,
+                source_data=source.spec.data if rows else None, normalisation=source.recipe.normalisation,
+                architecture=source.spec.architecture, plugins=self.options.plugins,
             )
             for checkpoint in source.checkpoints
-        ]
+        ]  # fmt: skip
 
     def judged(self, protocol: FE | FT, source: SourceRun, target: str) -> list[Checkpoint]:
         """The checkpoints that a protocol measures on a pair."""
         if protocol.targets is not None and target not in protocol.targets:
             return []
-        return [c for c in source.checkpoints if is_judged(protocol, c.epoch)]
-
-
-def is_judged(protocol: FE | FT, epoch: int) -> bool:
-    """Whether a protocol measures an epoch; epoch 0 always, so that negative transfer shows."""
-    return protocol.epochs_judged is None or epoch == 0 or epoch in protocol.epochs_judged
+        return [c for c in source.checkpoints if protocol.judges(c.epoch)]
 
 
 def resolve(
@@ -211,19 +171,17 @@ def resolve(
     options, store = options or Options(), store or Store()
     device = pick_device(options.device)
     chosen = _chosen_sources(suite, options.sources)
-    selectors = load_plugins("selector", options.plugins)
+    selectors, penalties, extractors = (
+        load_plugins(kind, options.plugins) for kind in ("selector", "penalty", "extractor")
+    )
     specs = tuple(selectors.select(options.selectors or suite.selectors))
-    penalties = load_plugins("penalty", options.plugins)
-    extractors = load_plugins("extractor", options.plugins)
-    recipes = {
-        source.name: Recipe(
+    recipes = [
+        Recipe(
             find_architecture(source.architecture, extractors, options.layer),
-            normalisation(source),
-            device,
-            options.precision,
+            normalisation(source), device, options.precision,
         )
         for source in chosen
-    }
+    ]  # fmt: skip
     raw: dict[str, RawSet] = {}
     loaded: dict[Data, Target] = {}
     skipped: dict[str, str] = {}
@@ -241,29 +199,21 @@ def resolve(
         return replace(loaded[data], name=name) if data in loaded else None
 
     sources = []
-    for source in chosen:
+    for source, recipe in zip(chosen, recipes, strict=True):
         data = at_hand(source.data, source.name) if source.data is not None else None
         if source.data is None or data is not None:
             run = find_run(source, data, device, options.plugins, options.compile)
-            sources.append(
-                SourceRun(spec=source, data=data, folder=run.folder(store), recipe=recipes[source.name])
-            )
-    targets = {spec.name: at_hand(spec.data, spec.name) for spec in suite.targets}
-    for source_run, target in itertools.product(sources, targets.values()):
-        if source_run.data is not None and target is not None:
-            check_disjoint(source_run.name, source_run.data, target)
+            sources.append(SourceRun(spec=source, data=data, folder=run.folder(store), recipe=recipe))
+    found = {spec.name: at_hand(spec.data, spec.name) for spec in suite.targets}
+    targets = {name: target for name, target in found.items() if target is not None}
+    for run_of, target in itertools.product(sources, targets.values()):
+        if run_of.data is not None:
+            check_disjoint(run_of.name, run_of.data, target)
     return Plan(
-        suite=suite,
-        options=options,
-        store=store,
-        device=device,
-        sources=tuple(sources),
-        targets={name: target for name, target in targets.items() if target is not None},
-        specs=specs,
+        suite=suite, options=options, store=store, device=device, sources=tuple(sources), targets=targets,
+        specs=specs, broken=selectors.broken, skipped=skipped,
         penalties={ft.name: tuple(penalties[label] for label in ft.penalties) for ft in suite.ft},
-        broken=selectors.broken,
-        skipped=skipped,
-    )
+    )  # fmt: skip
 
 
 def _chosen_sources(suite: Suite, names: Sequence[str] | None) -> list[Source]:

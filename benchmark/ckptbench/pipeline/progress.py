@@ -8,15 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 
 class Advance(Protocol):
@@ -48,21 +41,13 @@ class Reporter:
             yield lambda steps=1, note="": None
         elif self.console.is_terminal:
             columns = (
-                TextColumn("{task.description:<10}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            with Progress(*columns, console=self.console) as bar:
+                bars.TextColumn("{task.description:<10}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+                bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn(),
+                bars.TextColumn("{task.fields[note]}"),
+            )  # fmt: skip
+            with bars.Progress(*columns, console=self.console) as bar:
                 task = bar.add_task(name, total=total, note="")
-
-                def advance(steps: int = 1, note: str = "") -> None:
-                    bar.update(task, advance=steps, note=note)
-
-                yield advance
+                yield lambda steps=1, note="": bar.update(task, advance=steps, note=note)
         else:
             yield _Lines(name, total)
 
@@ -79,8 +64,8 @@ class _Lines:
         self.done += steps
         now = time.monotonic()
         if self.done >= self.total or now - self.said > 10:
-            self.said = now
-            left = (now - self.begun) / max(self.done, 1) * (self.total - self.done)
-            tail = f", about {left:.0f} s left" if self.done < self.total else f" in {now - self.begun:.1f} s"
+            self.said, spent = now, now - self.begun
+            left = spent / max(self.done, 1) * (self.total - self.done)
+            tail = f", about {left:.0f} s left" if self.done < self.total else f" in {spent:.1f} s"
             extra = f" ({note})" if note else ""
             print(f"{self.name}: {self.done}/{self.total}{tail}{extra}", file=sys.stderr, flush=True)

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ckptbench.agreement.sanity import EDGE
 from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
-from ckptbench.base.files import read_json, write_text
+from ckptbench.base.files import write_text
 from ckptbench.base.folders import commit
 from ckptbench.base.types import Array, Cell, Computed, Key, Provenance
-from ckptbench.networks.soundness import soundness
-from ckptbench.networks.weights import RUN_FILE
+from ckptbench.networks.runs import read_record, soundness
 from ckptbench.pipeline.feature_maps import feature_tables, map_tasks
-from ckptbench.pipeline.plan import Plan, SourceRun
+from ckptbench.pipeline.plan import Plan
 from ckptbench.pipeline.stages import fe_tasks, ft_tasks, probe_folds, score_tasks, tuning_folds
 from ckptbench.results import Results, make_table, verify
 from ckptbench.scores.tasks import score_rows
@@ -33,6 +33,7 @@ from ckptbench.truth.tasks import FETask, FTTask, unpack
 from ckptbench.truth.validation import ProbeFold, TuningFold
 
 PACKAGES = ("ckptbench", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
+MEASURED = {"balanced_accuracy", "deviation", "penalty", "test_examples"}  # of a truth, beside accuracy
 FACTS = ("commit", "device", "instructions", "precision", "torch")
 Row = dict[str, Any]
 
@@ -52,23 +53,24 @@ class _Collector:
     def results(self) -> Results:
         plan = self.plan
         fe, ft = fe_tasks(plan), ft_tasks(plan)
-        tables = {
-            "checkpoints": self._checkpoints(),
-            "extraction": self._extraction(),
-            "scores": self._scores(),
-            "truth": self._truth([*fe, *ft]),
-        }
-        made = {name: make_table(name, rows) for name, rows in tables.items()}
         validation = list(self._validation([*probe_folds(plan), *tuning_folds(plan)]))
         spectra, embedding = feature_tables(plan, list(map_tasks(plan, fe, ft)))
+        rows: dict[str, pd.DataFrame | Iterable[Row]] = {
+            "checkpoints": self._checkpoints(), "extraction": self._extraction(), "scores": self._scores(),
+            "truth": self._truth([*fe, *ft]), "spectra": spectra, "embedding": embedding,
+        }  # fmt: skip
+        tables = {name: make_table(name, found) for name, found in rows.items()}
+        computed = tuple(
+            Computed(stage=stage, cells=cells, **dict(zip(FACTS, facts, strict=True)))
+            for (stage, *facts), cells in sorted(self.computed.items())
+        )
+        seconds = {stage: round(spent, 1) for stage, spent in self.seconds.items()}
         return Results(
             plan.suite,
-            **made,
+            **tables,
             correct={name: np.stack(rows) for name, rows in self.correct.items()},
-            provenance=self._provenance(),
+            provenance=Provenance(plan.suite.name, plan.suite.digest, versions(), computed, seconds),
             validation=make_table("validation", validation) if validation else None,
-            spectra=make_table("spectra", spectra),
-            embedding=make_table("embedding", embedding),
         )
 
     def _count(self, stage: str, facts: Mapping[str, str], seconds: float) -> None:
@@ -83,28 +85,20 @@ class _Collector:
 
     def _checkpoints(self) -> Iterator[Row]:
         for source in self.plan.sources:
-            record = _training_record(source)
-            machine, rows = (
-                record.get("key", {}),
-                {row["epoch"]: row for row in record.get("checkpoints", ())},
-            )
-            sound = soundness(source.folder, source.spec) if record else ""
+            record = read_record(source.folder)
+            machine = record.get("key", {})
+            trained = {row["epoch"]: row for row in record.get("checkpoints", ())}
+            about = {name: machine.get(name, "") for name in ("instructions", "precision")}
+            about["sound"] = soundness(record, source.spec)
             for c in source.checkpoints:
-                row = rows.get(c.epoch, {})
+                row = trained.get(c.epoch, {})
                 if row:
                     self._count("pretrain", {**machine, "commit": row["commit"]}, row["seconds"])
-                yield {
-                    "source": source.name,
-                    "epoch": c.epoch,
-                    "digest": c.digest,
-                    "architecture": c.architecture,
-                    "source_accuracy": c.source_accuracy,
-                    "train_loss": row.get("training_loss"),
-                    "train_accuracy": row.get("training_accuracy"),
-                    "sound": sound,
-                    "instructions": machine.get("instructions", ""),
-                    "precision": machine.get("precision", ""),
-                }
+                yield about | {
+                    "source": source.name, "epoch": c.epoch, "digest": c.digest,
+                    "architecture": c.architecture, "source_accuracy": c.source_accuracy,
+                    "train_loss": row.get("training_loss"), "train_accuracy": row.get("training_accuracy"),
+                }  # fmt: skip
 
     def _extraction(self) -> Iterator[Row]:
         for source in self.plan.sources:
@@ -115,14 +109,9 @@ class _Collector:
                         where = {**facts["key"], "commit": facts.get("commit", "")}
                         self._count("extract", where, facts["seconds"])
                         yield {
-                            "source": source.name,
-                            "target": target,
-                            "split": split,
-                            "epoch": c.epoch,
-                            "examples": len(examples),
-                            "seconds": facts["seconds"],
-                            "bytes": facts["bytes"],
-                        }
+                            "source": source.name, "target": target, "split": split, "epoch": c.epoch,
+                            "examples": len(examples), "seconds": facts["seconds"], "bytes": facts["bytes"],
+                        }  # fmt: skip
 
     def _scores(self) -> Iterator[Row]:
         tasks = score_tasks(self.plan)
@@ -132,43 +121,27 @@ class _Collector:
                 self._read("score", key)
         # A plugin that cannot even be imported has no cells; it is named where they would stand.
         for where, message in self.plan.broken.items():
+            about = {"selector": Path(where).stem, "repeat": 0, "status": "failed", "message": message}
             for source, target in self.plan.pairs:
                 for c in source.checkpoints:
-                    yield {
-                        "source": source.name,
-                        "target": target,
-                        "epoch": c.epoch,
-                        "selector": Path(where).stem,
-                        "repeat": 0,
-                        "status": "failed",
-                        "message": message,
-                        "origin": Path(where).name,
-                    }
+                    place = {"source": source.name, "target": target, "epoch": c.epoch}
+                    yield place | about | {"origin": Path(where).name}
 
     def _truth(self, tasks: Iterable[FETask | FTTask]) -> Iterator[Row]:
         for task in tasks:
             stage = "FT" if isinstance(task, FTTask) else "FE"
+            pair = {"source": task.checkpoint.run, "target": task.target}
             for key, protocol in zip(task.cell_keys(), task.protocols, strict=True):
+                row = pair | {
+                    "protocol": protocol.name, "goal": protocol.goal, "epoch": task.checkpoint.epoch,
+                    "seed": key["seed"], "status": "missing", "row": -1,
+                }  # fmt: skip
                 cell = self._read(stage, key)
-                extra = cell.extra if cell else {}
-                yield {
-                    "source": task.checkpoint.run,
-                    "target": task.target,
-                    "protocol": protocol.name,
-                    "goal": protocol.goal,
-                    "epoch": task.checkpoint.epoch,
-                    "seed": key["seed"],
-                    "accuracy": cell.value if cell else None,
-                    "balanced_accuracy": extra.get("balanced_accuracy"),
-                    "status": cell.status if cell else "missing",
-                    "message": (cell.message or EDGE * bool(extra.get("edge"))) if cell else "",
-                    "seconds": cell.seconds if cell else None,
-                    "device": _device(cell.computed) if cell else "",
-                    "deviation": extra.get("deviation"),
-                    "penalty": extra.get("penalty"),
-                    "test_examples": extra.get("test_examples"),
-                    "row": self._row(f"{task.checkpoint.run}|{task.target}", extra),
-                }
+                if cell is not None:
+                    row |= _of_cell(cell) | {name: cell.extra[name] for name in MEASURED & cell.extra.keys()}
+                    row["message"] = cell.message or EDGE * bool(cell.extra.get("edge"))
+                    row["row"] = self._keep("|".join(pair.values()), cell.extra)
+                yield row
 
     def _validation(self, tasks: Iterable[ProbeFold | TuningFold]) -> Iterator[Row]:
         """What is there: a suite need not be validated."""
@@ -176,33 +149,24 @@ class _Collector:
             cell = self._read("validation", task.cell_keys()[0])
             if cell is not None:
                 yield {
-                    "source": task.checkpoint.run,
-                    "target": task.target,
-                    "protocol": task.protocol_name,
-                    "goal": task.goal,
-                    "epoch": task.checkpoint.epoch,
-                    "fold": task.fold,
-                    "accuracy": cell.value,
-                    "status": cell.status,
-                    "message": cell.message,
-                    "seconds": cell.seconds,
-                    "device": _device(cell.computed),
-                }
+                    "source": task.checkpoint.run, "target": task.target, "protocol": task.protocol_name,
+                    "goal": task.goal, "epoch": task.checkpoint.epoch, "fold": task.fold,
+                } | _of_cell(cell)  # fmt: skip
 
-    def _row(self, pair: str, extra: Mapping[str, Any]) -> int:
+    def _keep(self, pair: str, extra: Mapping[str, Any]) -> int:
         """Where the correctness of a cell's test examples stands among its pair's; -1 where none was kept."""
         if "correct" not in extra:
             return -1
         self.correct[pair].append(np.packbits(unpack(extra["correct"], extra["test_examples"])))
         return len(self.correct[pair]) - 1
 
-    def _provenance(self) -> Provenance:
-        computed = tuple(
-            Computed(stage=stage, cells=cells, **dict(zip(FACTS, facts, strict=True)))
-            for (stage, *facts), cells in sorted(self.computed.items())
-        )
-        seconds = {stage: round(spent, 1) for stage, spent in self.seconds.items()}
-        return Provenance(self.plan.suite.name, self.plan.suite.digest, versions(), computed, seconds)
+
+def _of_cell(cell: Cell) -> Row:
+    """The columns that every measured accuracy has; a GPU goes by its name."""
+    where = cell.computed
+    device = where.get("instructions", "") if where.get("device") == "cuda" else "cpu"
+    facts = {"accuracy": cell.value, "status": cell.status, "message": cell.message}
+    return facts | {"seconds": cell.seconds, "device": device}
 
 
 def versions() -> dict[str, str]:
@@ -237,14 +201,3 @@ def _drawn(results: Results, folder: Path) -> str:
     correct = [(name, hashlib.sha256(rows.tobytes()).hexdigest()) for name, rows in results.correct.items()]
     about = [results.suite.model_dump_json(), repr(results.provenance)]
     return digest([commit(), *tables, *correct, *about, verify(folder)])
-
-
-def _training_record(source: SourceRun) -> dict[str, Any]:
-    """What ``run.json`` says of training; nothing for checkpoints of a folder that has none."""
-    path = source.folder / RUN_FILE
-    return read_json(path) if path.exists() else {}
-
-
-def _device(computed: Mapping[str, str]) -> str:
-    """What a table calls it: the GPU's name, or cpu."""
-    return computed.get("instructions", "") if computed.get("device") == "cuda" else "cpu"

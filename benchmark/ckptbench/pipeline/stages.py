@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -20,7 +21,8 @@ from ckptbench.base.tasks import CellTask
 from ckptbench.base.types import Cell
 from ckptbench.networks.extract import extract as extract_features
 from ckptbench.networks.hardware import machine, resolve_precision
-from ckptbench.networks.pretrain import RunTask, epochs_done, last_epoch
+from ckptbench.networks.pretrain import RunTask
+from ckptbench.networks.runs import last_epoch
 from ckptbench.pipeline.executor import Task, default_workers, run_tasks
 from ckptbench.pipeline.feature_maps import map_tasks
 from ckptbench.pipeline.plan import Plan
@@ -29,7 +31,7 @@ from ckptbench.plugins import PluginSpec
 from ckptbench.scores.tasks import ScoreTask, pair_tasks
 from ckptbench.suites import FT
 from ckptbench.truth.crossval import make_folds
-from ckptbench.truth.tasks import FETask, FTTask
+from ckptbench.truth.tasks import FETask, FTTask, Split
 from ckptbench.truth.validation import FT_FOLDS, ProbeFold, TuningFold, lengths
 
 Stage = Literal["pretrain", "extract", "score", "truth", "maps", "validate"]
@@ -40,20 +42,12 @@ SHOWN = 5  # failures named on the terminal; the tables name all
 
 
 def run(plan: Plan, upto: Stage = "maps", reporter: Reporter | None = None) -> int:
-    """Every stage up to one, each computing what the store lacks; returns how many cells failed.
-
-    Raises
-    ------
-    InputError
-        If what a stage needs is missing or damaged.
-    """
+    """Every stage up to one, each computing what the store lacks; returns how many cells failed."""
     reporter = reporter or Reporter(quiet=True)
     failed = 0
     for stage in ASIDE if upto == "validate" else STAGES[: STAGES.index(upto) + 1]:
-        if stage == "pretrain":
-            pretrain(plan, reporter)
-        elif stage == "extract":
-            extract(plan, reporter)
+        if stage in ("pretrain", "extract"):
+            {"pretrain": pretrain, "extract": extract}[stage](plan, reporter)
         elif stage == "truth":
             failed += run_cells(plan, "FE truth", fe_tasks(plan), "cpu", reporter)
             failed += run_cells(plan, "FT truth", ft_tasks(plan), str(plan.device), reporter)
@@ -102,16 +96,10 @@ def extract(plan: Plan, reporter: Reporter) -> None:
     """Features of every checkpoint on every split."""
     for source in plan.sources:
         for target, split, examples in plan.splits(source):
-            missing = [
-                checkpoint
-                for checkpoint in source.checkpoints
-                if not plan.store.has_features(source.recipe.key(checkpoint, examples))
-            ]
-            with reporter.stage("extract", len(missing) * len(examples)) as advance:
-
-                def forward(done: int, advance: Advance = advance, note: str = f"{target} {split}") -> None:
-                    advance(done, note)
-
+            keys = [source.recipe.key(checkpoint, examples) for checkpoint in source.checkpoints]
+            missing = sum(not plan.store.has_features(key) for key in keys)
+            with reporter.stage("extract", missing * len(examples)) as advance:
+                forward = partial(advance, note=f"{target} {split}")
                 extract_features(source.checkpoints, examples, source.recipe, plan.store, forward)
 
 
@@ -150,21 +138,14 @@ def fe_tasks(plan: Plan) -> list[FETask]:
     for protocol, (source, target) in itertools.product(protocols, plan.pairs):
         data, key = plan.targets[target], source.recipe.key
         for checkpoint in plan.judged(protocol, source, target):
-            found.append(
-                FETask(
-                    store=plan.store.root,
-                    checkpoint=checkpoint,
-                    target=target,
-                    protocol=protocol,
-                    train=key(checkpoint, data.train),
-                    test=key(checkpoint, data.test),
-                    pool=key(checkpoint, data.pool) if data.pool else None,
-                    train_labels=data.train.labels,
-                    test_labels=data.test.labels,
-                    pool_labels=data.pool.labels if data.pool else None,
-                    n_classes=len(data.classes),
-                )
-            )
+            task = FETask(
+                store=plan.store.root, checkpoint=checkpoint, target=target, protocol=protocol,
+                train=Split(key(checkpoint, data.train), data.train.labels),
+                test=Split(key(checkpoint, data.test), data.test.labels),
+                pool=Split(key(checkpoint, data.pool), data.pool.labels) if data.pool else None,
+                n_classes=len(data.classes),
+            )  # fmt: skip
+            found.append(task)
     return found
 
 
@@ -188,46 +169,29 @@ def _tunings(
     for seed, (source, target) in itertools.product(range(seeds), plan.pairs):
         for checkpoint in plan.judged(protocol, source, target):
             yield kind(
-                store=plan.store.root,
-                checkpoint=checkpoint,
-                target=target,
-                protocol=protocol,
-                penalties=penalties,
-                data=data[target],
-                data_digest=plan.targets[target].digest,
-                seed=seed,
-                architecture=source.spec.architecture,
+                store=plan.store.root, checkpoint=checkpoint, target=target, protocol=protocol,
+                penalties=penalties, data=data[target], data_digest=plan.targets[target].digest, seed=seed,
+                architecture=source.spec.architecture, layer=plan.options.layer,
                 extractor=source.recipe.architecture.extractor_digest,
-                layer=plan.options.layer,
-                normalisation=source.recipe.normalisation,
-                device=str(plan.device),
-                facts=facts,
-                plugins=plan.options.plugins,
-                compile=plan.options.compile,
+                normalisation=source.recipe.normalisation, device=str(plan.device), facts=facts,
+                plugins=plan.options.plugins, compile=plan.options.compile,
                 after=tuple(fe for fe in plan.suite.fe if fe.after == protocol.name),
-            )
+            )  # fmt: skip
 
 
 def probe_folds(plan: Plan) -> list[ProbeFold]:
     """One repeat of the cross-validated probe, at the checkpoints of the suite's first FE protocol."""
     found = []
     for protocol, (source, target) in itertools.product(plan.suite.fe[:1], plan.pairs):
-        data = plan.targets[target]
-        folds = make_folds(data.train.labels, None, data.digest, repeats=1)
+        train, classes = plan.targets[target].train, plan.targets[target].classes
+        folds = make_folds(train.labels, None, plan.targets[target].digest, repeats=1)
         for checkpoint in plan.judged(protocol, source, target):
-            found.append(
-                ProbeFold(
-                    store=plan.store.root,
-                    checkpoint=checkpoint,
-                    target=target,
-                    label=f"{source.name} epoch {checkpoint.epoch} on {target}",
-                    features=source.recipe.key(checkpoint, data.train),
-                    labels=data.train.labels,
-                    n_classes=len(data.classes),
-                    folds=folds,
-                    metric="accuracy",
-                )
-            )
+            task = ProbeFold(
+                store=plan.store.root, checkpoint=checkpoint, target=target, n_classes=len(classes),
+                label=f"{source.name} epoch {checkpoint.epoch} on {target}", labels=train.labels,
+                features=source.recipe.key(checkpoint, train), folds=folds, metric="accuracy",
+            )  # fmt: skip
+            found.append(task)
     return found
 
 
@@ -244,7 +208,7 @@ def tuning_folds(plan: Plan) -> list[TuningFold]:
 @contextlib.contextmanager
 def _followed(folders: dict[str, Path], advance: Advance) -> Iterator[None]:
     """Advance by the epochs that runs note in their folders, in whichever process they are trained."""
-    seen = {name: epochs_done(folder) for name, folder in folders.items()}
+    seen = {name: last_epoch(folder)[0] for name, folder in folders.items()}
     over = threading.Event()
 
     def follow() -> None:

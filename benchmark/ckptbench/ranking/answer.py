@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ckptbench.agreement.certainty import Differences, examples_needed, simultaneous_intervals, tied_set
-from ckptbench.base.text import counted, listed, number
+from ckptbench.base.text import listed
 from ckptbench.base.types import Checkpoint, Float
-from ckptbench.ranking.examples import Labelled
-
-GUESSING = 0.04  # with the 0.01 of the first look, false alarms are at most 5 in 100
-FIRST_LOOK = 0.01
-TINY = 10  # examples of a class below which a warning is due
-METRICS = {"accuracy": "accuracy", "balanced": "balanced accuracy", "auroc": "AUROC"}
+from ckptbench.ranking.options import METRIC_NAMES
 
 
 @dataclass(kw_only=True)
@@ -31,10 +26,11 @@ class Ranking:
     ----------
     table : a row a checkpoint, best first: rank, epoch, checkpoint, measured with measured_low and
         measured_high (95 %, fractions), tied, below (how much less than the pick, with below_low and
-        below_high, which hold together), source_accuracy, and a column for each selector
+        below_high, which hold together), source_accuracy, and a column for each selector that was used
     pick : the checkpoint to take
     tied : those that these data cannot tell from the pick, itself among them, in epoch order
-    measured : checkpoints x examples: what each example contributes to the metric, in the order of the epochs
+    measured : checkpoints x examples: what each example contributes to the metric, in the order of the
+        epochs of those that were measured
     verdict : heading -> sentence
     used : what the answer rests on: architecture, images, data, device, what was skipped
     """
@@ -55,7 +51,8 @@ class Ranking:
         """Write a self-contained page with the answer."""
         from ckptbench.pages.rank_page import write_rank_page
 
-        write_rank_page(path, self.table, self.verdict, self.used, self.pick.epoch)
+        metric = METRIC_NAMES[self.facts.get("metric", "accuracy")]
+        write_rank_page(path, self.table, self.verdict, self.used, self.pick.epoch, metric)
 
     def to_json(self) -> str:
         """Everything but ``measured``."""
@@ -70,6 +67,32 @@ class Ranking:
         }
         return json.dumps(content, indent=1)
 
+    def packed(self) -> dict[str, Any]:
+        """All of it as what JSON can hold; ``unpacked`` gives it back."""
+        return {
+            "table": {str(name): column.tolist() for name, column in self.table.items()},
+            "pick": _packed(self.pick),
+            "tied": [_packed(checkpoint) for checkpoint in self.tied],
+            "measured": base64.b64encode(self.measured.astype("<f4").tobytes()).decode(),
+            "shape": list(self.measured.shape),
+            "verdict": self.verdict,
+            "used": self.used,
+            "facts": self.facts,
+        }
+
+    @classmethod
+    def unpacked(cls, content: Mapping[str, Any]) -> Ranking:
+        measured = np.frombuffer(base64.b64decode(content["measured"]), "<f4").astype(np.float64)
+        return cls(
+            table=pd.DataFrame(content["table"]),
+            pick=_unpacked(content["pick"]),
+            tied=tuple(map(_unpacked, content["tied"])),
+            measured=measured.reshape(content["shape"]),
+            verdict=content["verdict"],
+            used=content["used"],
+            facts=content["facts"],
+        )
+
     def __repr__(self) -> str:
         said = "\n".join(f"{heading}: {sentence}" for heading, sentence in self.verdict.items())
         return f"{said}\n\n{self.table.head(5).round(4).to_string(index=False)}"
@@ -77,8 +100,16 @@ class Ranking:
     def _repr_html_(self) -> str:
         from markupsafe import escape
 
-        said = "".join(f"<p><b>{escape(h)}.</b> {escape(s)}</p>" for h, s in self.verdict.items())
+        said = "".join(f"<p><b>{escape(h)}:</b> {escape(s)}</p>" for h, s in self.verdict.items())
         return said + self.table.head(10).to_html(index=False, float_format="{:.4f}".format)
+
+
+def _packed(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {**asdict(checkpoint), "path": checkpoint.path and str(checkpoint.path)}
+
+
+def _unpacked(content: dict[str, Any]) -> Checkpoint:
+    return Checkpoint(**{**content, "path": content["path"] and Path(content["path"])})
 
 
 def name_of(checkpoint: Checkpoint) -> str:
@@ -103,151 +134,5 @@ def epochs_in_words(epochs: Sequence[int]) -> str:
     return "epochs " + listed(shown)
 
 
-def probed(
-    checkpoints: Sequence[Checkpoint],
-    found: Differences,
-    contributions: Float,
-    labelled: Labelled,
-    metric: str,
-    p: float,
-    used: dict[str, str],
-    notes: Sequence[str],
-    untrained: bool = False,
-) -> Ranking:
-    """The answer for frozen features, from the cross-validated probe of every checkpoint.
-
-    Parameters
-    ----------
-    found, contributions : of the checkpoints in epoch order
-    p : of guessing, from ``guessing_p``
-    untrained : whether the first is known to be a network before training
-    """
-    pick = int(found.accuracy.argmax())
-    ties = tied_set(found)
-    low, high = simultaneous_intervals(found, pick)
-    expected, spread = _expected(found, pick)
-    epochs = [c.epoch for c in checkpoints]
-    aim = "for a classifier on frozen features"
-    best = checkpoints[pick]
-    count, guessing = counted(len(epochs), "checkpoint"), p > GUESSING
-    verdict = {
-        "Take": f"epoch {best.epoch} ({name_of(best)}), {aim}: the highest {METRICS[metric]} of {count}."
-    }
-    if guessing:
-        verdict = {
-            "Nothing here is told from guessing": (
-                f"with shuffled labels the best of {count} does as well with probability {p:.2g}. "
-                f"Epoch {best.epoch} ({name_of(best)}) has the highest mean, which means nothing by itself."
-            )
-        }
-    share = labelled.counts.max() / len(labelled.labels)
-    base = {
-        "accuracy": f"always answering the largest class gives {percent_of(share)}",
-        "balanced": f"answering without looking gives {percent_of(1 / len(labelled.classes))}",
-        "auroc": "answering without looking gives 50.0 %",
-    }[metric]
-    verdict["Expect"] = (
-        f"{METRICS[metric]} {percent_of(expected)} on new examples like these "
-        f"({percent_of(expected - spread)} to {percent_of(expected + spread)}); {base}."
-    )
-    if not guessing and len(epochs) > 1:
-        verdict |= _compared(epochs, found, ties, pick, low, high, labelled, untrained)
-    for note in notes:
-        verdict.setdefault("Note", "")
-        verdict["Note"] = f"{verdict['Note']} {note}".strip()
-    table = pd.DataFrame(
-        {
-            "epoch": epochs,
-            "checkpoint": [name_of(c) for c in checkpoints],
-            "measured": found.accuracy,
-            "measured_low": found.accuracy - 1.96 * found.noise.std(axis=0),
-            "measured_high": found.accuracy + 1.96 * found.noise.std(axis=0),
-            "tied": ties,
-            "below": found.accuracy[pick] - found.accuracy,
-            "below_low": -high,
-            "below_high": -low,
-            "source_accuracy": pd.array([c.source_accuracy for c in checkpoints], dtype="Float64"),
-        }
-    )
-    table["source_accuracy"] = table["source_accuracy"].astype("float64")
-    table.insert(0, "rank", table["measured"].rank(ascending=False, method="min").astype(int))
-    facts = {
-        "goal": "fe", "metric": metric, "guessing_p": p, "told_from_guessing": not guessing,
-        "expected": expected, "examples": len(labelled.labels), "majority_share": float(share),
-    }  # fmt: skip
-    return Ranking(
-        table=table.sort_values(["rank", "epoch"]).reset_index(drop=True),
-        pick=best,
-        tied=tuple(c for c, tied in zip(checkpoints, ties, strict=True) if tied),
-        measured=contributions,
-        verdict=verdict,
-        used=used,
-        facts=facts,
-    )
-
-
-def _expected(found: Differences, pick: int) -> tuple[float, float]:
-    """Of the pick on new examples, less what being the best of several flatters it by; and 1.96 sd."""
-    drawn = found.accuracy + found.noise
-    chosen = drawn.argmax(axis=1)
-    flattery = float(found.noise[np.arange(len(drawn)), chosen].mean())
-    return float(found.accuracy[pick] - max(0.0, flattery)), 1.96 * float(found.noise[:, pick].std())
-
-
-def _compared(
-    epochs: list[int],
-    found: Differences,
-    ties: Any,
-    pick: int,
-    low: Float,
-    high: Float,
-    labelled: Labelled,
-    untrained: bool,
-) -> dict[str, str]:
-    """The tied set, the last and the untrained network, and how many examples would tell more."""
-    said = {}
-    tied = [epoch for epoch, tie in zip(epochs, ties, strict=True) if tie]
-    excluded = 100 * float(np.max(-low[ties]))
-    if len(tied) > 1:
-        all_of_them = "all checkpoints" if len(tied) == len(epochs) else epochs_in_words(tied)
-        said["Tied"] = (
-            f"these data cannot tell {all_of_them} apart; differences above {number(excluded, 1)} points "
-            "are excluded. Of the tied ones the highest mean is taken."
-        )
-    else:
-        said["Tied"] = "no other checkpoint: each of them is worse by more than chance explains."
-    if pick != len(epochs) - 1:
-        said["The last checkpoint"] = against(epochs[-1], low[-1], high[-1], found, pick, len(epochs) - 1)
-    if untrained and ties[0]:
-        what = "epoch 0 is the pick" if pick == 0 else "epoch 0 is among the tied"
-        said["The untrained network"] = f"{what}: that training helps is not shown here."
-    elif untrained:
-        said["The untrained network"] = against(0, low[0], high[0], found, pick, 0)
-    if len(tied) > 1:
-        needed = examples_needed(found, 0.01)
-        if needed is not None:
-            there = len(labelled.labels)
-            of = f" of {labelled.total:,} (--limit takes more)" if labelled.total > there else ""
-            said["More examples"] = (
-                f"about {_rounded(needed)} labelled examples would tell checkpoints apart that differ by one "
-                f"point; {there:,}{of} were used."
-            )
-    return said
-
-
-def against(epoch: int, low: float, high: float, found: Differences, pick: int, other: int) -> str:
-    """How far below the pick another checkpoint is, with its simultaneous interval."""
-    gap = 100 * (found.accuracy[pick] - found.accuracy[other])
-    ends = f"{number(-100 * high, 1)} to {number(-100 * low, 1)}"
-    if high >= 0:
-        return f"epoch {epoch} is {number(gap, 1)} points lower, which may be chance ({ends})."
-    return f"epoch {epoch} is {number(gap, 1)} points worse ({ends})."
-
-
-def percent_of(share: float) -> str:
-    return f"{100 * min(1.0, max(0.0, share)):.1f} %"
-
-
-def _rounded(value: int) -> str:
-    """Two significant digits."""
-    return f"{int(float(f'{value:.2g}')):,}"
+def percent_of(share: float, least: float = 0.0) -> str:
+    return f"{100 * min(1.0, max(least, share)):.1f} %"

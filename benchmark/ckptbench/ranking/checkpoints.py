@@ -6,24 +6,25 @@ store, by path, size and time of change, and by digest.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.types import Cell, Checkpoint, Preprocessing
 from ckptbench.networks.architectures import Architecture, find_architecture, last_linear
-from ckptbench.networks.layouts import Found, weight_files
-from ckptbench.networks.weights import RUN_FILE, file_digest, read_run
+from ckptbench.networks.folders import Content, content_of
+from ckptbench.networks.layouts import Found, tensors_digest, weight_files
+from ckptbench.networks.runs import RUN_FILE, file_digest, read_run
 from ckptbench.pipeline.progress import Advance
 from ckptbench.plugins import load_plugins
+from ckptbench.ranking.options import Options, is_path
+from ckptbench.ranking.remembered import marks
 
 
 @dataclass(kw_only=True)
@@ -74,15 +75,8 @@ class Given:
 
 def bring(
     checkpoints: Any,
-    arch: str | None,
+    options: Options,
     store: Store,
-    *,
-    plugins: Sequence[str] = (),
-    layer: str | None = None,
-    key: str | None = None,
-    prefix: str | None = None,
-    pattern: str | None = None,
-    strict: bool = False,
     advance: Advance = lambda steps=1, note="": None,
 ) -> Brought:
     """Find the checkpoints and fit each to the architecture.
@@ -92,31 +86,40 @@ def bring(
     InputError
         If there is none that fits, or with ``strict`` one that does not.
     """
-    if isinstance(checkpoints, nn.Module):
-        checkpoints = [checkpoints]
-    if isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str) and not checkpoints:
+    given = checkpoints if isinstance(checkpoints, list | tuple) else [checkpoints]
+    if not given:
         raise InputError("the list of checkpoints is empty")
-    is_list = isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str)
-    first = checkpoints[0] if is_list else checkpoints
-    if isinstance(first, nn.Module):
-        return _modules(list(checkpoints), arch, layer, plugins)
+    if isinstance(given[0], nn.Module):
+        return _modules(list(given), options)
+    arch = options.arch
     if arch is None:
         raise InputError("say which architecture the checkpoints are of, as in arch='resnet18'")
-    if arch == "hf" and not is_list:  # a run of Trainer holds its own config.json
-        folder = Path(checkpoints).expanduser()
-        configs = [*folder.glob("config.json"), *sorted(folder.glob("*/config.json"))]
-        arch = f"hf:config={configs[0].parent}" if configs else arch
-    architecture = find_architecture(arch, load_plugins("extractor", plugins), layer)
-    architecture = replace(architecture, key=key, prefix=prefix)
-    if isinstance(first, Mapping):
-        return _states(list(checkpoints), architecture, strict)
-    if not isinstance(first, str | Path):
+    if not isinstance(given[0], Mapping | str | Path):
         raise InputError(
-            f"a checkpoint is a {type(first).__name__}: a path, a module or a state dict can be ranked"
+            f"a checkpoint is a {type(given[0]).__name__}: a path, a module or a state dict can be ranked"
         )
-    where = [Path(one).expanduser() for one in checkpoints] if is_list else Path(checkpoints).expanduser()
+    if arch in ("hf", "hf-text") and is_path(given[0]):  # a run of Trainer holds its own config.json
+        folder = Path(str(given[0])).expanduser()
+        configs = [*folder.glob("config.json"), *sorted(folder.glob("*/config.json"))]
+        arch = f"{arch}:config={configs[0].parent}" if configs else arch
+    architecture = find_architecture(arch, load_plugins("extractor", options.plugins), options.layer)
+    architecture = replace(architecture, key=options.key, prefix=options.prefix)
+    if isinstance(given[0], Mapping):
+        return _states(list(given), architecture, options.strict)
+    paths = [Path(str(one)).expanduser() for one in given]
+    return _files(paths if checkpoints is given else paths[0], architecture, options, store, advance)
+
+
+def _files(
+    where: Path | list[Path], architecture: Architecture, options: Options, store: Store, advance: Advance
+) -> Brought:
     trajectory, notes = read_run(
-        where, arch, "run", pattern, digest_of=lambda path: _remembered_digest(path, store)
+        where,
+        architecture.spec,
+        "run",
+        options.pattern,
+        digest_of=lambda path: _remembered_digest(path, store),
+        read=lambda path: _remembered_content(path, store),
     )
     preprocessing, said_by = _preprocessing(architecture, where)
     brought = Brought(
@@ -127,7 +130,7 @@ def bring(
         try:
             facts = _remembered_facts(checkpoint, architecture, store)
         except InputError as error:
-            if strict:
+            if options.strict:
                 raise
             brought.skipped.append(f"{error}: skipped")
         else:
@@ -157,14 +160,14 @@ def _states(states: list[Any], architecture: Architecture, strict: bool) -> Brou
     return brought
 
 
-def _modules(models: list[Any], arch: str | None, layer: str | None, plugins: Sequence[str]) -> Brought:
-    if arch is not None:
-        found = find_architecture(arch, load_plugins("extractor", plugins), layer)
-        preprocessing, said_by = _preprocessing(found, None)
-        architecture = found
+def _modules(models: list[Any], options: Options) -> Brought:
+    if options.arch is not None:
+        extractors = load_plugins("extractor", options.plugins)
+        architecture = find_architecture(options.arch, extractors, options.layer)
+        preprocessing, said_by = _preprocessing(architecture, None)
     else:
         preprocessing, said_by = Preprocessing(), "ImageNet's usual one, as nothing was said"
-        architecture = Architecture(f"given:{type(models[0]).__name__}", Given(), "", layer)
+        architecture = Architecture(f"given:{type(models[0]).__name__}", Given(), "", options.layer)
     brought = Brought(architecture=architecture, checkpoints=[], preprocessing=preprocessing, said_by=said_by)
     for epoch, model in enumerate(models):
         if not isinstance(model, nn.Module):
@@ -185,7 +188,7 @@ def _add(brought: Brought, epoch: int, network: nn.Module, facts: dict[str, Any]
 def _preprocessing(architecture: Architecture, where: Path | list[Path] | None) -> tuple[Preprocessing, str]:
     """How images are prepared, and who says so: the run's own record, else the architecture's library."""
     from ckptbench.base.files import read_json
-    from ckptbench.networks.pretrain import normalisation
+    from ckptbench.networks.runs import normalisation
     from ckptbench.suites import Source
 
     if isinstance(where, Path) and (where / RUN_FILE).is_file():
@@ -208,14 +211,22 @@ def _preprocessing(architecture: Architecture, where: Path | list[Path] | None) 
 
 
 def _remembered_digest(path: Path, store: Store) -> str:
+    return str(_remembered("file-digest/2", path, store, lambda: {"digest": file_digest(path)})["digest"])
+
+
+def _remembered_content(path: Path, store: Store) -> Content:
+    return Content(**_remembered("file-content/1", path, store, lambda: asdict(content_of(path))))
+
+
+def _remembered(what: str, path: Path, store: Store, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is found out of a file, or a folder of shards, until it changes."""
     files = weight_files(path) if path.is_dir() else [path]
-    marks = [[str(one.absolute()), one.stat().st_size, one.stat().st_mtime_ns] for one in files]
-    key = {"what": "file-digest/1", "files": marks}
+    key = {"what": what, "files": [mark for one in files for mark in marks(one)]}
     cell = store.read_cell(key)
     if cell is None:
-        cell = Cell(key, "ok", extra={"digest": file_digest(path)})
+        cell = Cell(key, "ok", extra=make())
         store.write_cell(cell)
-    return str(cell.extra["digest"])
+    return cell.extra
 
 
 def _remembered_facts(checkpoint: Checkpoint, architecture: Architecture, store: Store) -> dict[str, Any]:
@@ -241,13 +252,3 @@ def _facts(found: Found) -> dict[str, Any]:
         "unused": len(found.unused),
         "tensors": tensors_digest(found.state),
     }
-
-
-def tensors_digest(state: Mapping[str, Tensor]) -> str:
-    """Of all tensors by name, wherever they lie and whatever file they came from."""
-    found = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return found.hexdigest()[:16]

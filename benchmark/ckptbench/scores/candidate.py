@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ckptbench.base import guard
 from ckptbench.base.errors import InputError
-from ckptbench.base.types import Array, Checkpoint, Float
+from ckptbench.base.types import Array, Checkpoint, Float, locked
 from ckptbench.numerics.features import standardise
 from ckptbench.numerics.spectrum import Moments, Spectrum
 
@@ -33,13 +33,21 @@ class SourceRows:
     labels: NDArray[np.int64]
 
 
-def locked(array: Array) -> Array:
-    """The array itself, read-only from now on, and so is every array that it is a view of."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base.flags.writeable = False
-        base = base.base
-    return array
+@dataclass(frozen=True)
+class SourceImages:
+    """The images behind the source rows, as they are before the network's normalisation.
+
+    Attributes
+    ----------
+    pixels : uint8, n x 3 x H x W
+    labels : n classes of the source set, which only a supervised run has learnt
+    mean, std : by which the network normalises: (pixels/255 - mean)/std, per channel
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 class Ledger:
@@ -96,6 +104,7 @@ class Candidate:
     checkpoint: Checkpoint | None = None
     seed: int = 0
     make_model: Callable[[], nn.Module] | None = field(default=None, repr=False)
+    read_source_images: Callable[[], SourceImages] | None = field(default=None, repr=False)
     source_logits: Float | None = None
     # What is computed of features and labels is kept in a ledger under the candidate's name there. A copy
     # made with ``dataclasses.replace`` has a new ledger: its features and labels may be others.
@@ -205,6 +214,8 @@ class Candidate:
             hidden.append("make_model")
             if self.checkpoint is not None:
                 object.__setattr__(seen, "checkpoint", replace(self.checkpoint, path=None))
+        if "source_images" not in needs:
+            hidden.append("read_source_images")
         for name in hidden:
             object.__setattr__(seen, name, None)
         if "labels" in hidden:
@@ -218,6 +229,13 @@ class Candidate:
             raise InputError("this candidate has features only: no weights to build a model from")
         with guard.suspended():
             return self.make_model()
+
+    def source_images(self) -> SourceImages:
+        """At most 1,000 images of the source training set, for selectors that run the network on them."""
+        if self.read_source_images is None:
+            raise InputError("this candidate has no source images: they are known in a suite alone")
+        with guard.suspended():
+            return self.read_source_images()
 
     def _given(self, name: str) -> Any:
         value = getattr(self, name)

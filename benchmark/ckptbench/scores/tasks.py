@@ -12,9 +12,11 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ckptbench import numerics
@@ -23,15 +25,26 @@ from ckptbench.base.digests import derive_seed, digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.tasks import CellTask, sentence
-from ckptbench.base.types import Array, Cell, Checkpoint, Key
+from ckptbench.base.types import Array, Cell, Checkpoint, Key, locked
+from ckptbench.data.targets import load_target
 from ckptbench.plugins import PluginSpec, load_plugins
-from ckptbench.scores.candidate import Candidate, Ledger, SourceRows, locked, logits_of
+from ckptbench.scores.candidate import Candidate, Ledger, SourceImages, SourceRows, logits_of
 from ckptbench.scores.score import check_needs, outside_bounds, view
+from ckptbench.suites import Data
 
 if TYPE_CHECKING:
     from torch import nn
 
 SOURCE_ROWS = 1000
+Pixel = tuple[float, float, float]
+_OF_TARGET = {"features", "labels", "source_probs", "source_logits"}
+
+
+@lru_cache(maxsize=1)
+def _source_pixels(data: Data, rows: int, plugins: tuple[str, ...]) -> NDArray[np.uint8]:
+    """The first images of a source set, decoded once per worker."""
+    pixels = load_target(data, download=False, plugins=plugins).train.images(np.arange(rows))
+    return locked(pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +57,8 @@ class CandidateFiles:
     seed: int
     source_features: Key | None = None
     source_labels: Array | None = None
+    source_data: Data | None = None
+    normalisation: tuple[Pixel, Pixel] | None = None
     architecture: str | None = None
     plugins: tuple[str, ...] = ()
 
@@ -78,6 +93,7 @@ class CandidateFiles:
             checkpoint=self.checkpoint,
             seed=self.seed,
             make_model=self._make_model if self.architecture else None,
+            read_source_images=self._source_images if self.source_data is not None else None,
         )
 
     def _make_model(self) -> nn.Module:
@@ -88,20 +104,30 @@ class CandidateFiles:
         architecture = find_architecture(self.architecture, load_plugins("extractor", self.plugins))
         return architecture.load(self.checkpoint.path)[0]
 
+    def _source_images(self) -> SourceImages:
+        assert self.source_data is not None
+        assert self.source_labels is not None
+        assert self.normalisation is not None
+        pixels = _source_pixels(self.source_data, len(self.source_labels), self.plugins)
+        return SourceImages(pixels, locked(self.source_labels.copy()), *self.normalisation)
+
     def key(self, spec: PluginSpec, repeat: int = 0, *, control: bool = False) -> Key:
-        """All that changes a score."""
+        """All that changes a score; one that sees nothing of the target has the same key on all targets."""
+        target = bool(_OF_TARGET & set(spec.needs)) or spec.random
+        features = {name: part for name, part in self.features.items() if target or name != "examples"}
+        source = {"source", "source_images"} & set(spec.needs)
         key: Key = {
             "what": "score/1",
             "selector": spec.name,
             "params": dict(spec.params),
             "plugin": spec.digest,
             "numerics": numerics.VERSION,
-            "features": self.features,
-            "labels": hashlib.sha256(self.labels.tobytes()).hexdigest()[:16],
-            "source": self.source_features if "source" in spec.needs else None,
+            "features": features,
+            "labels": hashlib.sha256(self.labels.tobytes()).hexdigest()[:16] if target else None,
+            "source": self.source_features if source else None,
             "epoch": self.checkpoint.epoch,
             "source_accuracy": self.checkpoint.source_accuracy,
-            "seed": self.seed,
+            "seed": self.seed if target else None,
             "repeat": repeat,
         }
         # The permutation is the pair's.
@@ -151,8 +177,9 @@ class ScoreTask(CellTask):
 
     def jobs(self) -> Iterator[_Job]:
         """Every call of a selector, with the cells it gives."""
-        pool = {"pool": digest([file.features for file in self.files])} if self._pool else {}
         for spec in self.specs:
+            members = [file.key(spec)["features"] for file in self.files] if spec.pool else None
+            pool = {"pool": digest(members)} if members else {}
             repeats = [(repeat, False) for repeat in range(self.repeats if spec.random else 1)]
             for repeat, control in [*repeats, (0, True)] if self.controls and spec.has_control else repeats:
                 keys = [{**file.key(spec, repeat, control=control), **pool} for file in self.files]

@@ -30,7 +30,7 @@ def measure(case: Case) -> Outcome:
     for bench in benches(case):
         checkpoint, first = case.checkpoint(bench.source), case.initialisation(bench.source)
         before = bench.load(checkpoint)
-        about = {"source": bench.source.name, "target": bench.target.name, "epoch": checkpoint.epoch}
+        about = {**bench.facts, "epoch": checkpoint.epoch}
         pretraining = {**about, "training": "pre-training", "seed": 0, "step": 0}
         rows += [{**pretraining, **row} for row in cosine_rows(bench.load(first), before)]
         for seed in range(case.seeds):

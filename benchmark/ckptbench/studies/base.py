@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ckptbench.agreement.inference import across_runs
 from ckptbench.base.errors import InputError
-from ckptbench.base.files import write_json, write_text
+from ckptbench.base.files import atomic, write_json, write_text
 from ckptbench.base.folders import commit
 from ckptbench.base.store import Store
 from ckptbench.base.text import compact, counted, nearest
@@ -50,11 +50,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A tidy table, a figure whose title is the finding, and whether that agrees with the paper."""
+    """A tidy table, a figure whose title is the finding, and whether that agrees with the paper.
+
+    ``examples`` is a PNG of images that may not be ours to publish: it stays in the store.
+    """
 
     table: pd.DataFrame
     figure: Figure
     sentence: str
+    examples: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Case:
     epoch : the checkpoint that stands against the initialisation; the last where None
     seeds : how many heads, orders and draws
     full : the paper's own sizes
+    weights, texts : a folder or a name on the hub, and a folder: for the study of texts alone
     """
 
     suite: Suite
@@ -93,6 +98,8 @@ class Case:
     epoch: int | None = None
     seeds: int = 3
     full: bool = False
+    weights: str = "google-bert/bert-base-uncased"
+    texts: str = ""
     device: str = "auto"
     plugins: tuple[str, ...] = ()
 
@@ -175,6 +182,9 @@ def write(study: Study, case: Case, folder: Path, versions: dict[str, str]) -> O
     }
     for name, content in files.items():
         write_text(folder / name, content)
+    if outcome.examples:
+        with atomic(case.store.root / "examples" / case.suite.name / f"{study.name}.png") as file:
+            file.write(outcome.examples)
     chosen = ("sources", "targets", "epoch", "seeds", "full")
     head, changed = commit()
     write_json(
@@ -199,11 +209,11 @@ def write(study: Study, case: Case, folder: Path, versions: dict[str, str]) -> O
 
 def _machine(case: Case) -> dict[str, str]:
     """Where networks ran; nothing for a study on tables, whose own provenance says it."""
-    if "plan" not in vars(case):
+    if "results" in vars(case):
         return {}
-    from ckptbench.networks.hardware import machine
+    from ckptbench.networks.hardware import machine, pick_device
 
-    return machine(case.plan.device)
+    return machine(pick_device(case.device))
 
 
 # ----------------------------------------------------------------------------------------- sentences
@@ -215,15 +225,17 @@ def verdict(claim: str, values: pd.Series, unit: str, what: str, digits: int = 2
     Parameters
     ----------
     claim : completes "the paper says that ..."
-    values : with a level ``source`` in the index; over several runs their means are the sample, else the
-        values are, ``unit`` (in the singular) of one run
+    values : where the index has a level ``source`` with several runs, their means are the sample; else the
+        values are, and ``unit`` (in the singular) says of what
     what : the quantity, with its unit
     """
     known = values.dropna()
-    runs = known.groupby(level="source").mean()
-    sample, over = (runs, "run") if len(runs) > 1 else (known, unit)
+    sample, over, of = known, unit, ""
+    if "source" in known.index.names:
+        runs = known.groupby(level="source").mean()
+        sample, over, of = (runs, "run", "") if len(runs) > 1 else (known, unit, " of one run")
     low, high = (float(end[0]) for end in across_runs(sample.to_numpy()[:, None]))
-    where = counted(len(sample), over) + ("" if over == "run" else " of one run")
+    where = counted(len(sample), over) + of
     return settled(claim, float(sample.mean()), low, high, what, where, digits)
 
 

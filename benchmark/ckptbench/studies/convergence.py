@@ -1,4 +1,4 @@
-"""Accuracy against the step of fine-tuning, from a checkpoint and from scratch.
+"""Accuracy against the step of fine-tuning, from a checkpoint (of one run or several) and from scratch.
 
 Source: transferability-of-deep-representations (Liu et al. 2019), Figures 5a, 8c and 8d.
 """
@@ -14,18 +14,21 @@ CLAIM = "fine-tuning from pre-trained weights is ahead of training from scratch 
 def measure(case: Case) -> Outcome:
     """Test accuracy at steps of fine-tuning."""
     table = survey(case, lambda trial, step, run: [{"accuracy": 100 * trial.bench.accuracy(run)}], LOOKS)
-    last = table[table["step"] == table["step"].max()].groupby("start")["accuracy"].mean()
     means = table.groupby(["source", "target", "seed", "start"])["accuracy"].mean().unstack("start")
     ahead = means[PRETRAINED] - means[SCRATCH]
+    table["from"] = table["source"].where(table["start"] == PRETRAINED, SCRATCH)
+    last = table[table["step"] == table.groupby("target")["step"].transform("max")]
+    ends = last.groupby("from", sort=False)["accuracy"].mean()
     finding = (
-        f"Over all steps fine-tuning is {ahead.mean():.1f} points ahead of training from scratch; "
-        f"it ends at {last[PRETRAINED]:.1f} % against {last[SCRATCH]:.1f} %."
+        f"Over all steps fine-tuning is {ahead.mean():.1f} points ahead of training from scratch; it ends at "
+        + ", ".join(f"{value:.1f} % ({name})" for name, value in ends.items())
+        + "."
     )
     figure = line_figure(
         "convergence",
         finding,
-        "Test accuracy against the step of training, from a checkpoint and from scratch.",
-        "Mean, least and greatest over seeds and pairs.",
-        [Panel("step", "test accuracy, %", lines(table, "start", "step", "accuracy"))],
+        "Test accuracy against the step of training, from a checkpoint of each source and from scratch.",
+        "Mean, least and greatest over seeds and targets.",
+        [Panel("step", "test accuracy, %", lines(table, "from", "step", "accuracy"))],
     )
     return Outcome(table, figure, verdict(CLAIM, ahead, "seed", "the mean lead in points"))

@@ -76,6 +76,11 @@ class Bench:
     def architecture(self) -> Architecture:
         return self.source.recipe.architecture
 
+    @property
+    def facts(self) -> Row:
+        """The columns that name it."""
+        return {"source": self.source.name, "target": self.target.name}
+
     @cached_property
     def train(self) -> tuple[Tensor, Tensor]:
         return self._tensors(self.target.train)
@@ -159,12 +164,8 @@ class Trial:
     def facts(self) -> Row:
         """The columns that name it."""
         return {
-            "source": self.bench.source.name,
-            "target": self.bench.target.name,
-            "start": self.start,
-            "epoch": self.checkpoint.epoch,
-            "seed": self.seed,
-        }
+            **self.bench.facts, "start": self.start, "epoch": self.checkpoint.epoch, "seed": self.seed,
+        }  # fmt: skip
 
 
 def benches(case: Case) -> Iterator[Bench]:

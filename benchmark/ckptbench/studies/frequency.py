@@ -101,8 +101,7 @@ def _rows(bench: Bench, checkpoint: Checkpoint, seeds: int) -> list[Row]:
             )
             rows += [
                 {
-                    "source": bench.source.name,
-                    "target": bench.target.name,
+                    **bench.facts,
                     "epoch": checkpoint.epoch,
                     "seed": result.seed,
                     "part": part,

@@ -28,7 +28,7 @@ def measure(case: Case) -> Outcome:
     rows: list[Row] = []
     for bench in benches(case):
         checkpoint = case.checkpoint(bench.source)
-        about = {"source": bench.source.name, "target": bench.target.name, "epoch": checkpoint.epoch}
+        about = {**bench.facts, "epoch": checkpoint.epoch}
         for seed in range(case.seeds):
             for rate in RATES:
                 protocol = bench.protocol.model_copy(update={"rate": rate})

@@ -5,15 +5,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ckptbench.base.tasks import sentence
+from ckptbench.base.findings import Exempt, Fault, find
 from ckptbench.base.types import Finding
 from ckptbench.networks.training import seeded
 from ckptbench.plugins import PluginSpec
@@ -29,25 +29,15 @@ CPU = torch.device("cpu")
 def check_penalty(spec: PluginSpec) -> list[Finding]:
     """Run every test on one penalty with the parameters of its spec.
 
-    A test that the penalty raises in has failed, with the exception as its message. ``tsvd`` with
-    ``stop_gradient`` fails ``gradient``, as it should.
+    ``tsvd`` with ``stop_gradient`` fails ``gradient``, as it should.
     """
-    tests: dict[str, Callable[[PluginSpec], str | None]] = {
+    tests: dict[str, Callable[[PluginSpec], None]] = {
         "finite": _finite,
         "deterministic, and leaves nothing behind": _deterministic,
         "gradient": _gradient,
         "parts of a batch": _parts,
     }
-    findings = []
-    for test, function in tests.items():
-        began = time.perf_counter()
-        try:
-            exempt = function(spec)
-            passed, message = (None, exempt) if exempt else (True, "")
-        except Exception as error:  # a plugin may raise anything
-            passed, message = False, sentence(error)
-        findings.append(Finding(test, passed, message, time.perf_counter() - began))
-    return findings
+    return [find(name, partial(test, spec)) for name, test in tests.items()]
 
 
 def _network() -> nn.Sequential:
@@ -100,31 +90,29 @@ def _begin(spec: PluginSpec, parts: int = 1) -> tuple[FineTuning, Penalty]:
     return run, penalty
 
 
-def _finite(spec: PluginSpec) -> str | None:
+def _finite(spec: PluginSpec) -> None:
     network = _network()
     _finetune(spec, network, dict(network.state_dict()))
     if not all(weight.isfinite().all() for weight in network.parameters()):
-        raise FloatingPointError("the weights after fine-tuning are not finite")
-    return None
+        raise Fault("the weights after fine-tuning are not finite")
 
 
-def _deterministic(spec: PluginSpec) -> str | None:
+def _deterministic(spec: PluginSpec) -> None:
     network, state = _network(), torch.random.get_rng_state()
     weights = {key: value.clone() for key, value in network.state_dict().items()}
     first, second = (_finetune(spec, network, weights) for _ in range(2))
     if (first.deviation, first.final_loss) != (second.deviation, second.final_loss):
-        raise AssertionError(
+        raise Fault(
             f"two equal runs on one network object differ: deviation {first.deviation:.9g} and "
             f"{second.deviation:.9g}"
         )
     if not torch.equal(state, torch.random.get_rng_state()):
-        raise AssertionError("torch's global random state changed")
+        raise Fault("torch's global random state changed")
     if any(module._forward_hooks or module._forward_pre_hooks for module in network.modules()):
-        raise AssertionError("a forward hook was left on the network: use FineTuning.watch")
-    return None
+        raise Fault("a forward hook was left on the network: use FineTuning.watch")
 
 
-def _gradient(spec: PluginSpec) -> str | None:
+def _gradient(spec: PluginSpec) -> None:
     """The change of the added term, and of the loss behind changed features, along their own gradients."""
     run, penalty = _begin(spec)
     inputs, labels = run.inputs(slice(0, BATCH)), run.labels[:BATCH]
@@ -139,7 +127,6 @@ def _gradient(spec: PluginSpec) -> str | None:
     with run.stack:
         _compare("the term that it adds", term, run.network)
         _compare("the loss behind its features", loss, run.network)
-    return None
 
 
 def _compare(what: str, function: Callable[[], Tensor], network: nn.Module) -> None:
@@ -158,28 +145,24 @@ def _compare(what: str, function: Callable[[], Tensor], network: nn.Module) -> N
             values.append(float(function()))
     slope = (values[0] - values[1]) / (2 * step)
     if not abs(slope - norm) <= 0.02 * norm:
-        raise AssertionError(f"{what} rises by {slope:.4g} per unit along its gradient of norm {norm:.4g}")
+        raise Fault(f"{what} rises by {slope:.4g} per unit along its gradient of norm {norm:.4g}")
 
 
-def _gradients(network: nn.Module) -> list[Tensor]:
-    return [weight.grad for weight in network.parameters() if weight.grad is not None]
-
-
-def _parts(spec: PluginSpec) -> str | None:
+def _parts(spec: PluginSpec) -> None:
     """Two halves of a batch accumulate the gradient of the whole batch."""
     if not spec.make().additive:
-        return "says that it is not additive: it needs the whole batch"
+        raise Exempt("says that it is not additive: it needs the whole batch")
     gradients = []
     for parts in (1, 2):
         run, penalty = _begin(spec, parts)
         with run.stack:
             rows = torch.arange(BATCH)
             backward(run, _protocol(spec), [penalty], run.network.forward, rows, 0)
-        gradients.append(torch.cat([grad.flatten() for grad in _gradients(run.network)]))
+        grads = [weight.grad for weight in run.network.parameters() if weight.grad is not None]
+        gradients.append(torch.cat([grad.flatten() for grad in grads]))
     difference = float((gradients[1] - gradients[0]).norm() / gradients[0].norm())
     if not difference <= 1e-4:
-        raise AssertionError(
+        raise Fault(
             f"the gradient of a batch in two parts differs by {difference:.2g} of its norm: "
             "set additive = False, or average the term over the batch"
         )
-    return None

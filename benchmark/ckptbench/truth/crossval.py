@@ -1,9 +1,11 @@
-"""Repeated cross-validation of a linear probe: each example is classified by heads that never saw it.
+"""Repeated cross-validation of a linear probe: each example is predicted by heads that never saw it.
 
-The head is the suites' default FE protocol, L2-penalised softmax regression on standardised features. Its
-penalty is tuned inside the training folds: for test fold f, by the log-loss of the heads fitted without
-folds f and f + 1 (tested on f + 1) and without f - 1 and f (tested on f - 1). Each of those heads serves two
-test folds, and all folds and repeats are fitted in one solve.
+For classes the head is the suites' default FE protocol, L2-penalised softmax regression on standardised
+features; of several labels each has one of its own. Its penalty is tuned inside the training folds: for
+test fold f, by the log-loss of the heads fitted without folds f and f + 1 (tested on f + 1) and without f - 1
+and f (tested on f - 1). Each of those heads serves two test folds, and all folds and repeats are fitted in
+one solve. For numbers the head is ridge regression, its penalty that of least leave-one-out error on the
+training folds.
 """
 
 from __future__ import annotations
@@ -11,9 +13,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +27,22 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.sampling import stratified_folds
 from ckptbench.base.store import Store
 from ckptbench.base.tasks import CellTask
-from ckptbench.base.types import Array, Cell, Float, Key
+from ckptbench.base.types import Array, Cell, Float, Key, Metric, Task
 from ckptbench.numerics.features import standardise
+from ckptbench.numerics.linear import PENALTIES, leave_one_out, ridge_predictions
 from ckptbench.numerics.softmax import fit_softmax
+from ckptbench.numerics.spectrum import Spectrum
 from ckptbench.suites import FE
 
 FOLDS = 5
 TOGETHER = 3  # penalties fitted at once, from the strongest on
-Metric = Literal["accuracy", "balanced", "auroc"]
 Folds = NDArray[np.int64]
 
 
 def make_folds(labels: Array, groups: Array | None, name: str, repeats: int = 2) -> Folds:
     """The fold of each example in each repeat: repeats x N, stratified; a group is never split.
+
+    Of several labels each example's rarest is stratified; numbers are not.
 
     Raises
     ------
@@ -50,6 +54,10 @@ def make_folds(labels: Array, groups: Array | None, name: str, repeats: int = 2)
     if folds < 3:
         what = "examples" if groups is None else "groups"
         raise InputError(f"cross-validation needs at least 3 {what}, found {units}")
+    if labels.ndim == 2:
+        is_set = np.isin(labels, (0, 1)).all()
+        rarest = np.where(labels > 0, labels.sum(axis=0), np.inf).argmin(axis=1)
+        labels = np.where(labels.any(axis=1), rarest + 1, 0) if is_set else np.zeros(len(labels), np.int64)
     made = np.empty((repeats, len(labels)), np.int64)
     for repeat in range(repeats):
         seed = derive_seed(name, "folds", repeat)
@@ -62,6 +70,34 @@ def make_folds(labels: Array, groups: Array | None, name: str, repeats: int = 2)
         for fold, (_, held) in enumerate(splitter.split(labels, labels, groups)):
             made[repeat, held] = fold
     return made
+
+
+def predictions(features: Array, labels: Array, task: Task, n_classes: int, folds: Folds) -> Float:
+    """Predictions of each example by heads that were fitted without its fold.
+
+    Returns
+    -------
+    repeats x N x C logits of the classes; of several labels repeats x N x K log-odds, and of numbers
+    repeats x N x K of these.
+    """
+    if task == "classification":
+        return out_of_fold(features, labels, n_classes, folds)
+    if task == "regression":
+        return _ridge_out_of_fold(features, labels, folds)
+    parts = [out_of_fold(features, column.astype(np.int64), 2, folds) for column in labels.T]
+    return np.stack([part[..., 1] - part[..., 0] for part in parts], axis=2)
+
+
+def _ridge_out_of_fold(features: Array, labels: Array, folds: Folds) -> Float:
+    x = standardise(features)[0]
+    predicted = np.empty((len(folds), *labels.shape))
+    for repeat, fold in enumerate(folds):
+        for number in range(int(fold.max()) + 1):
+            held = fold == number
+            spectrum = Spectrum(x[~held], labels[~held], centred=True)
+            best = int(np.searchsorted(PENALTIES, leave_one_out(spectrum).penalty))
+            predicted[repeat, held] = ridge_predictions(spectrum, x[held])[:, best]
+    return predicted
 
 
 def out_of_fold(
@@ -119,7 +155,7 @@ def _exceeds(losses: Float, others: Float, trained: NDArray[np.bool_]) -> bool:
     return bool(difference.mean() > difference.std() / np.sqrt(len(difference)))
 
 
-def contributions(logits: Float, labels: Array, metric: Metric) -> Float:
+def contributions(predicted: Float, labels: Array, metric: Metric) -> Float:
     """What each example adds to a metric: N numbers whose mean is the metric, averaged over repeats.
 
     Their deviations from it are the metric's influence function, so that the mean of a bootstrap sample of
@@ -128,16 +164,22 @@ def contributions(logits: Float, labels: Array, metric: Metric) -> Float:
 
     Parameters
     ----------
-    logits : repeats x N x C
+    predicted : repeats x N x C (or K), as ``predictions`` gives them
+    labels : N classes, or N x K
     """
+    if labels.ndim == 2:
+        of_column = COLUMN_METRICS[metric]
+        truth = labels if metric == "r2" else labels > 0
+        parts = [of_column(p[:, k], truth[:, k]) for p in predicted for k in range(labels.shape[1])]
+        return np.asarray(np.mean(parts, axis=0))
     classes, counts = np.unique(labels, return_counts=True)
     n = len(labels)
     if metric == "auroc":
-        probabilities = np.exp(log_softmax(logits, axis=2))
+        probabilities = np.exp(log_softmax(predicted, axis=2))
         judged = classes[-1:] if len(classes) == 2 else classes
         parts = [_auroc(p[:, c], labels == c) for p in probabilities for c in judged]
         return np.asarray(np.mean(parts, axis=0))
-    correct = (logits.argmax(axis=2) == labels).mean(axis=0)
+    correct = (predicted.argmax(axis=2) == labels).mean(axis=0)
     if metric == "accuracy":
         return np.asarray(correct)
     result = np.zeros(n)
@@ -161,6 +203,41 @@ def _auroc(scores: Float, positive: NDArray[np.bool_]) -> Float:
     return np.asarray(area + weight * (placed - area))
 
 
+def _average_precision(scores: Float, positive: NDArray[np.bool_]) -> Float:
+    """Contributions to the average precision: the mean, over the positives, of the precision down to each.
+
+    With p(s) and q(s) the shares of positives and of all examples at s or above and h = p/q, it is
+    E[h(S) | Y = 1]; its derivative in the distribution is
+    Y_j (h_j - AP) + E[Y_i 1(S_i <= S_j) (Y_j - h_i)/q_i], over P(Y = 1).
+    """
+    n, share = len(scores), positive.mean()
+    group = np.unique(-scores, return_inverse=True)[1]  # of equal scores, the highest first
+    ones = np.bincount(group, positive)
+    q = np.bincount(group).cumsum() / n
+    h = ones.cumsum() / n / q
+
+    def from_here(values: Float) -> Float:
+        return np.asarray(values[::-1].cumsum()[::-1][group] / n)
+
+    area = (ones * h).sum() / (n * share)
+    rest = positive * from_here(ones / q) - from_here(ones * h / q)
+    return np.asarray(area + (positive * (h[group] - area) + rest) / share)
+
+
+def _explained(predicted: Float, truth: Float) -> Float:
+    """Contributions to R2, the share of the variance that predictions explain: a ratio's linearisation."""
+    lost, all_ = (predicted - truth) ** 2, (truth - truth.mean()) ** 2
+    share = lost.mean() / all_.mean()
+    return np.asarray(1 - share - (lost - share * all_) / all_.mean())
+
+
+COLUMN_METRICS: dict[Metric, Callable[[Float, Array], Float]] = {
+    "map": _average_precision,
+    "auroc": _auroc,
+    "r2": _explained,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeTask(CellTask):
     """The cross-validated probe of one checkpoint on the examples that the features are of."""
@@ -168,6 +245,7 @@ class ProbeTask(CellTask):
     label: str
     features: Key
     labels: Array
+    task: Task = "classification"
     n_classes: int
     folds: Folds
     metric: Metric
@@ -179,7 +257,8 @@ class ProbeTask(CellTask):
     @property
     def key(self) -> Key:
         return {
-            "what": "cv-probe/1",
+            "what": "cv-probe/2",
+            "task": self.task,
             "features": self.features,
             "labels": hashlib.sha256(self.labels.tobytes()).hexdigest()[:16],
             "folds": hashlib.sha256(self.folds.tobytes()).hexdigest()[:16],
@@ -198,8 +277,8 @@ class ProbeTask(CellTask):
         features = store.read_features(self.features, verify=False)
         if features is None:
             raise InputError(f"features of {self.label} are missing from the store: run it again")
-        logits = out_of_fold(features, self.labels, self.n_classes, self.folds)
-        each = contributions(logits, self.labels, self.metric)
+        predicted = predictions(features, self.labels, self.task, self.n_classes, self.folds)
+        each = contributions(predicted, self.labels, self.metric)
         extra = {"contributions": base64.b64encode(each.astype("<f4").tobytes()).decode()}
         seconds = time.perf_counter() - began
         return [Cell(self.key, "ok", float(each.mean()), "", seconds, extra)]

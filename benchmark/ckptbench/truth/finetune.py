@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +40,9 @@ from ckptbench.networks.training import (
 )
 from ckptbench.suites import FT
 from ckptbench.truth.penalty import EVALUATION_BATCH, FineTuning, Penalty, layer_outputs
+from ckptbench.truth.probe import balanced_accuracy
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -123,49 +127,51 @@ def finetune(
     images, labels, test_images = images.to(device), labels.to(device), test_images.to(device)
     width = _width(network, head_name, to_input(images[:1], mean, std))
     batch = min(protocol.training.batch, len(images))
-    smallest = max(penalty.smallest_batch() for penalty in penalties)
-    parts = 1
-    while True:
-        try:
-            with (
-                seeded(seed, device),
-                torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-            ):
-                network.load_state_dict(weights)
-                head = nn.Linear(width, n_classes).to(device)
-                run = FineTuning(network, head, images, labels, mean, std, batch, parts, seed)
-                final_loss, deviation = train(run, protocol, penalties)
-                model = nn.Sequential(network, head)
-                predicted = predict(
-                    model, test_images, mean, std, protocol.training.precision, EVALUATION_BATCH // parts
-                )
-            break
-        except torch.OutOfMemoryError:
-            if batch // (2 * parts) < smallest:
-                raise
-        parts *= 2  # not in the handler, where the traceback still holds the failed step's tensors
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
 
-    def _features(images: Tensor) -> NDArray[np.float32]:
+    def attempt(parts: int) -> tuple[float, float, Tensor]:
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with seeded(seed, device), exact:
+            network.load_state_dict(weights)
+            head = nn.Linear(width, n_classes).to(device)
+            run = FineTuning(network, head, images, labels, mean, std, batch, parts, seed)
+            loss, deviation = train(run, protocol, penalties)
+            model, precision = nn.Sequential(network, head), protocol.training.precision
+            predicted = predict(model, test_images, mean, std, precision, EVALUATION_BATCH // parts)
+        return loss, deviation, predicted
+
+    most = batch // max(penalty.smallest_batch() for penalty in penalties)
+    (final_loss, deviation, predicted), parts = _in_parts(attempt, most, device)
+
+    def put_out(images: Tensor) -> NDArray[np.float32]:
         # In float32 whatever it was trained in, as features are before fine-tuning.
         blocks = outputs(network, images.to(device), mean, std, "fp32", EVALUATION_BATCH // parts)
         return torch.cat(blocks).cpu().numpy()
 
-    truth = test_labels.cpu()
-    correct = predicted.cpu() == truth
-    total = truth.bincount()
-    recall = truth[correct].bincount(minlength=len(total)) / total.double()
+    correct = (predicted == test_labels.to(device)).cpu().numpy()
     return FTResult(
-        correct=correct.numpy(),
-        accuracy=float(correct.double().mean()),
-        balanced_accuracy=float(recall[total > 0].mean()),
+        correct=correct,
+        accuracy=float(correct.mean()),
+        balanced_accuracy=balanced_accuracy(correct, test_labels.cpu().numpy()),
         deviation=deviation,
         final_loss=final_loss,
         seconds=time.perf_counter() - started,
         note=_note(batch, parts, penalties),
-        features=(_features(train_images), _features(test_images)) if features else None,
+        features=(put_out(train_images), put_out(test_images)) if features else None,
     )
+
+
+def _in_parts(attempt: Callable[[int], T], most: int, device: torch.device) -> tuple[T, int]:
+    """What an attempt with each batch in 1, 2, 4, ... parts gives, and in how many it fits in memory."""
+    parts = 1
+    while True:
+        try:
+            return attempt(parts), parts
+        except torch.OutOfMemoryError:
+            if 2 * parts > most:
+                raise
+        parts *= 2  # not in the handler, where the traceback still holds the failed step's tensors
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _prepare(network: nn.Module, head_name: str, device: torch.device, compile: bool) -> None:

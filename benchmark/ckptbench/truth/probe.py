@@ -96,18 +96,13 @@ def fe_truth(
     if len(known) < 2:
         raise InputError(f"{name}: the train split holds one class, a classifier needs at least two")
 
-    results = []
-    for seed in seeds:
-        rows = training_rows(
-            train_labels, seed, protocol.sample, None if pool is None else pool[1], name_parts
-        )
-        source, labels = (train_features, train_labels) if pool is None else pool
-        results.append(
-            probe(
-                source[rows], labels[rows], test_features, test_labels, n_classes, protocol, seed, name_parts
-            )
-        )
-    return results
+    features, labels = (train_features, train_labels) if pool is None else pool
+    pool_labels = None if pool is None else labels
+    test = test_features, test_labels, n_classes, protocol
+    each = [
+        (seed, training_rows(train_labels, seed, protocol.sample, pool_labels, name_parts)) for seed in seeds
+    ]
+    return [probe(features[rows], labels[rows], *test, seed, name_parts) for seed, rows in each]
 
 
 def probe(
@@ -140,17 +135,14 @@ def probe(
     for block, x in inputs.blocks(test_features):
         predicted[block] = np.argmax(x @ coef.T + intercept, axis=1)
     correct = predicted == test_labels
-    recalls = [correct[test_labels == c].mean() for c in np.unique(test_labels)]
-    return ProbeResult(
-        seed,
-        correct,
-        float(correct.mean()),
-        float(np.mean(recalls)),
-        penalty,
-        gradient,
-        edge,
-        time.perf_counter() - began,
-    )
+    balanced = balanced_accuracy(correct, test_labels)
+    seconds = time.perf_counter() - began
+    return ProbeResult(seed, correct, float(correct.mean()), balanced, penalty, gradient, edge, seconds)
+
+
+def balanced_accuracy(correct: NDArray[np.bool_], labels: Array) -> float:
+    """The mean recall of the classes that there are."""
+    return float(np.mean([correct[labels == c].mean() for c in np.unique(labels)]))
 
 
 def _check_split(split: str, name: str, features: Array, labels: Array, n_classes: int, d: int) -> None:

@@ -25,7 +25,7 @@ from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.tasks import CellTask
-from ckptbench.base.types import Array, Cell, Checkpoint, Examples, Key, Target
+from ckptbench.base.types import Array, Cell, Checkpoint, Key, Target
 from ckptbench.data.targets import load_target
 from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.suites import FE, FT, Data
@@ -67,19 +67,24 @@ def protocol_key(protocol: FE | FT) -> Key:
     return key
 
 
+@dataclass(frozen=True)
+class Split:
+    """The labels of a split's examples, and the key of their features in the store."""
+
+    features: Key
+    labels: Array
+
+
 @dataclass(frozen=True, kw_only=True)
 class FETask(CellTask):
-    """All seeds of one (checkpoint, target, FE protocol): keys into the store, and labels."""
+    """All seeds of one (checkpoint, target, FE protocol)."""
 
     checkpoint: Checkpoint
     target: str
     protocol: FE
-    train: Key
-    test: Key
-    pool: Key | None
-    train_labels: Array
-    test_labels: Array
-    pool_labels: Array | None
+    train: Split
+    test: Split
+    pool: Split | None
     n_classes: int
 
     @property
@@ -97,9 +102,9 @@ class FETask(CellTask):
             "what": FE_VERSION,
             "protocol": protocol_key(self.protocol),
             "target": self.target,  # its name: the draws hang on it
-            "train": self.train,
-            "test": self.test,
-            "pool": self.pool,
+            "train": self.train.features,
+            "test": self.test.features,
+            "pool": self.pool.features if self.pool else None,
         }
         return [{**common, "seed": seed} for seed in range(self.protocol.seeds)]
 
@@ -109,31 +114,25 @@ class FETask(CellTask):
     def compute(self, store: Store, missing: Sequence[Key]) -> list[Cell]:
         from ckptbench.truth.probe import fe_truth
 
-        train, test = self._read(store, self.train), self._read(store, self.test)
-        pool = None
-        if self.pool is not None and self.pool_labels is not None:
-            pool = (self._read(store, self.pool), self.pool_labels)
         results = fe_truth(
-            train,
-            self.train_labels,
-            test,
-            self.test_labels,
+            *self._read(store, self.train),
+            *self._read(store, self.test),
             self.n_classes,
             self.protocol,
             [key["seed"] for key in missing],
-            pool=pool,
+            pool=self._read(store, self.pool) if self.pool else None,
             name_parts=(self.target,),
         )
         return [_fe_cell(key, result) for key, result in zip(missing, results, strict=True)]
 
-    def _read(self, store: Store, key: Key) -> Array:
-        features = store.read_features(key)
+    def _read(self, store: Store, split: Split) -> tuple[Array, Array]:
+        features = store.read_features(split.features)
         if features is None:
             raise InputError(
                 f"features of {self.checkpoint.run} epoch {self.checkpoint.epoch} on {self.target} are "
                 "missing from the store: extract again"
             )
-        return features
+        return features, split.labels
 
 
 def _fe_cell(key: Key, result: ProbeResult) -> Cell:
@@ -301,13 +300,10 @@ def _target_on(data: Data, name: str, device: str) -> tuple[Target, Tensors]:
     """A target with its images on the device as uint8, decoded once per worker."""
     import torch
 
-    target = load_target(data, name)
+    from ckptbench.networks.training import on_device
 
-    def tensors(split: Examples) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(split.images(slice(None))).to(device)
-        return images, torch.tensor(split.labels, device=device)
-
-    return target, (*tensors(target.train), *tensors(target.test))
+    target, where = load_target(data, name), torch.device(device)
+    return target, (*on_device(target.train, where), *on_device(target.test, where))
 
 
 _networks: dict[tuple[object, ...], tuple[Architecture, nn.Module, str]] = {}

@@ -43,42 +43,19 @@ class Indexed:
 
 
 # Arguments that give each set's training part (several make one) and its test part, None where it has none.
-_TRAIN_FLAG = ([{"train": True}], {"train": False})
-_SPLIT = ([{"split": "train"}], {"split": "test"})
-_WITH_VAL = ([{"split": "train"}, {"split": "val"}], {"split": "test"})
-_TRAINVAL = ([{"split": "trainval"}], {"split": "test"})
-_VAL = ([{"split": "train"}], {"split": "val"})
-_WHOLE: tuple[list[dict[str, Any]], None] = ([{}], None)
-TORCHVISION: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]] = {
-    "CIFAR10": _TRAIN_FLAG,
-    "CIFAR100": _TRAIN_FLAG,
-    "Caltech101": _WHOLE,
-    "Caltech256": _WHOLE,
-    "Country211": ([{"split": "train"}, {"split": "valid"}], {"split": "test"}),
-    "DTD": _WITH_VAL,
+_PARTS: dict[str, tuple[list[dict[str, Any]], dict[str, Any] | None]] = {
+    "CIFAR10 CIFAR100 FashionMNIST KMNIST MNIST QMNIST USPS": ([{"train": True}], {"train": False}),
     "EMNIST": ([{"split": "balanced", "train": True}], {"split": "balanced", "train": False}),
-    "EuroSAT": _WHOLE,
-    "FGVCAircraft": _TRAINVAL,
-    "FashionMNIST": _TRAIN_FLAG,
-    "Flowers102": _WITH_VAL,
-    "Food101": _SPLIT,
-    "GTSRB": _SPLIT,
-    "ImageNet": _VAL,
-    "Imagenette": _VAL,
-    "KMNIST": _TRAIN_FLAG,
-    "MNIST": _TRAIN_FLAG,
-    "OxfordIIITPet": _TRAINVAL,
-    "PCAM": _SPLIT,
+    "Food101 GTSRB PCAM STL10 SVHN StanfordCars": ([{"split": "train"}], {"split": "test"}),
+    "DTD Flowers102 RenderedSST2": ([{"split": "train"}, {"split": "val"}], {"split": "test"}),
+    "Country211": ([{"split": "train"}, {"split": "valid"}], {"split": "test"}),
+    "FGVCAircraft OxfordIIITPet": ([{"split": "trainval"}], {"split": "test"}),
+    "ImageNet Imagenette": ([{"split": "train"}], {"split": "val"}),
     "Places365": ([{"split": "train-standard"}], {"split": "val"}),
-    "QMNIST": _TRAIN_FLAG,
-    "RenderedSST2": _WITH_VAL,
-    "SEMEION": _WHOLE,
-    "STL10": _SPLIT,
-    "SUN397": _WHOLE,
-    "SVHN": _SPLIT,
-    "StanfordCars": _SPLIT,
-    "USPS": _TRAIN_FLAG,
+    "Caltech101 Caltech256 EuroSAT SEMEION SUN397": ([{}], None),
 }
+_LISTED = {name: parts for names, parts in _PARTS.items() for name in names.split()}
+TORCHVISION = {name: _LISTED[name] for name in sorted(_LISTED)}
 # What torchvision's readers and downloaders raise for a set that is absent, damaged or out of reach.
 _ABSENT = (
     OSError, RuntimeError, ValueError, TypeError, ImportError, EOFError, http.client.HTTPException,
@@ -94,32 +71,24 @@ class TorchvisionSets:
         return [(f"torchvision:{name}", what) for name in TORCHVISION]
 
     def read(self, rest: str, download: bool) -> RawSet:
-        return read_torchvision(rest, download)
+        """One of torchvision's classification sets, below the data root.
 
+        The training part is everything that is labelled and not test: Flowers-102's train and validation
+        parts together, for instance.
+        """
+        import torchvision
 
-def read_torchvision(text: str, download: bool = True) -> RawSet:
-    """One of torchvision's classification sets, below the data root, downloaded there if it is not yet.
-
-    The training part is everything that is labelled and not test: Flowers-102's train and validation parts
-    together, for instance.
-    """
-    import torchvision
-
-    spelling = {known.lower(): known for known in TORCHVISION}
-    name = spelling.get(text.lower())
-    if name is None:
-        raise InputError(f"no torchvision set is called {text!r}: {nearest(text, TORCHVISION)}")
-    make = getattr(torchvision.datasets, name, None)
-    if make is None:
-        raise InputError(f"torchvision {torchvision.__version__} has no data set {name}")
-    arguments, test = TORCHVISION[name]
-    parts = [_open(name, make, part, download) for part in arguments]
-    train = _raw(parts)
-    return RawSet(
-        _class_names(parts[0], train),
-        train,
-        None if test is None else _raw([_open(name, make, test, download)]),
-    )
+        name = {known.lower(): known for known in TORCHVISION}.get(rest.lower())
+        if name is None:
+            raise InputError(f"no torchvision set is called {rest!r}: {nearest(rest, TORCHVISION)}")
+        make = getattr(torchvision.datasets, name, None)
+        if make is None:
+            raise InputError(f"torchvision {torchvision.__version__} has no data set {name}")
+        arguments, test = TORCHVISION[name]
+        parts = [_open(name, make, part, download) for part in arguments]
+        train = _raw(parts)
+        tested = None if test is None else _raw([_open(name, make, test, download)])
+        return RawSet(_class_names(parts[0], train), train, tested)
 
 
 def _open(name: str, make: Callable[..., Any], arguments: dict[str, Any], download: bool) -> Any:

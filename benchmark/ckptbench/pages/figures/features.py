@@ -11,20 +11,11 @@ from matplotlib.figure import Figure as Sheet
 
 from ckptbench.base.text import percent
 from ckptbench.base.types import Array, Float
-from ckptbench.pages.figures.base import (
-    EPOCHS,
-    WIDTH,
-    Figure,
-    drawn,
-    finish,
-    legend,
-    log_axis,
-    look,
-)
+from ckptbench.pages.figures import base
 
 
-@drawn
-def spectra(name: str, where: str, table: pd.DataFrame) -> Figure:
+@base.drawn
+def spectra(name: str, where: str, table: pd.DataFrame) -> base.Figure:
     """Singular values of the features at some epochs, all and the smaller half.
 
     ``table`` has the columns epoch, index (from 1) and sigma.
@@ -33,7 +24,7 @@ def spectra(name: str, where: str, table: pd.DataFrame) -> Figure:
         int(str(epoch)): (rows["index"].to_numpy(), rows["sigma"].to_numpy(dtype=np.float64))
         for epoch, rows in table.sort_values(["epoch", "index"]).groupby("epoch")
     }
-    sheet = Sheet(figsize=(WIDTH, 4.6))
+    sheet = Sheet(figsize=(base.WIDTH, 4.6))
     panels = sheet.subplots(2, 1)
     epochs = list(curves)
     dashes = {0: "-", len(epochs) // 2: "--", len(epochs) - 1: "-."}
@@ -45,17 +36,17 @@ def spectra(name: str, where: str, table: pd.DataFrame) -> Figure:
         for axes, rows in zip(panels, (np.ones(len(index), dtype=bool), half), strict=True):
             shown = rows & (sigma > sigma[0] * 1e-9)
             axes.plot(
-                index[shown], sigma[shown], color=EPOCHS(shade[epoch]), linewidth=1.6 if named else 0.8,
+                index[shown], sigma[shown], color=base.EPOCHS(shade[epoch]), linewidth=1.6 if named else 0.8,
                 linestyle=dashes.get(place, "-"), alpha=1 if named else 0.55,
                 label=f"epoch {epoch}" if named else None,
             )  # fmt: skip
         middle[epoch] = float(sigma[half][0] / sigma[0]) if sigma[0] > 0 else 0.0
     for axes, what in zip(panels, ("all", "smaller half"), strict=True):
         axes.set_yscale("log")
-        log_axis(axes.yaxis)
+        base.log_axis(axes.yaxis)
         axes.set_ylabel(f"singular value, {what}")
     panels[-1].set_xlabel("index of the singular value, largest first")
-    legend(panels[0])
+    base.legend(panels[0])
     share = {epoch: f"{100 * value:.2g} %" for epoch, value in middle.items()}
     title = (
         f"{where}: the middle singular value is {share[epochs[0]]} of the largest at epoch {epochs[0]} and "
@@ -66,7 +57,7 @@ def spectra(name: str, where: str, table: pd.DataFrame) -> Figure:
         "penalises the smallest values."
     )
     alt = "Middle over largest: " + ", ".join(f"epoch {epoch} {text}" for epoch, text in share.items()) + "."
-    return finish(sheet, name, title, alt, note)
+    return base.finish(sheet, name, title, alt, note)
 
 
 @dataclass(frozen=True)
@@ -87,15 +78,15 @@ class Map:
         return float(np.mean(self.labels[other] == self.labels))
 
 
-@drawn
-def embedding(name: str, where: str, maps: Sequence[Map], note: str) -> Figure:
+@base.drawn
+def embedding(name: str, where: str, maps: Sequence[Map], note: str) -> base.Figure:
     """t-SNE maps one above the other, every class with its colour, its marker and its label (Figure 3)."""
-    sheet = Sheet(figsize=(WIDTH, 2.65 * len(maps) + 0.1))
+    sheet = Sheet(figsize=(base.WIDTH, 2.65 * len(maps) + 0.1))
     classes = sorted(set(np.concatenate([m.labels for m in maps]).tolist()))
     for axes, one in zip(sheet.subplots(len(maps), 1, squeeze=False)[:, 0], maps, strict=True):
         for k, label in enumerate(classes):
             rows = one.labels == label
-            style = look(k) | {"marker": look(k + k // 6, "marker")["marker"]}
+            style = base.look(k) | {"marker": base.look(k + k // 6, "marker")["marker"]}
             axes.plot(*one.places[rows].T, linestyle="none", ms=2.6, markeredgewidth=0, alpha=0.75, **style)
             if len(classes) <= 20 and rows.any():
                 axes.text(
@@ -109,4 +100,4 @@ def embedding(name: str, where: str, maps: Sequence[Map], note: str) -> Figure:
     said = " and ".join(f"{percent(one.neighbours())} at {one.title}" for one in maps)
     title = f"{where}: the nearest neighbour in the map is of the same class for {said}."
     alt = f"{len(maps)} maps of {len(maps[0].labels)} examples of {len(classes)} classes."
-    return finish(sheet, name, title, alt, note)
+    return base.finish(sheet, name, title, alt, note)

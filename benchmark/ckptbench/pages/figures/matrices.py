@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
 from matplotlib.patches import Rectangle
 
 from ckptbench.base.text import counted, number, spread, typeset
 from ckptbench.base.types import Float
-from ckptbench.pages.figures.base import COLOURS, WIDTH, Figure, drawn, finish, short_label
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from ckptbench.pages.figures import base
 
 WRITTEN = 16  # columns of a heat map whose tiles still have room for a number
 
@@ -29,7 +27,7 @@ def _tile(axes: Axes, x: float, y: float, value: float, size: float | None) -> N
 
 
 def _shade(tau: float) -> dict[str, Any]:
-    return {"facecolor": COLOURS[0] if tau >= 0 else COLOURS[1], "alpha": 0.68 * abs(tau)}
+    return {"facecolor": base.COLOURS[0] if tau >= 0 else base.COLOURS[1], "alpha": 0.68 * abs(tau)}
 
 
 def _matrix_axes(axes: Axes, columns: dict[float, str], rows: dict[float, str]) -> None:
@@ -47,11 +45,11 @@ def _matrix_axes(axes: Axes, columns: dict[float, str], rows: dict[float, str]) 
         spine.set_visible(False)
 
 
-@drawn
+@base.drawn
 def protocols(
     name: str, where: str, goals: Sequence[str], labels: Sequence[str], taus: Float,
     selectors: dict[str, Float], note: str,
-) -> Figure:  # fmt: skip
+) -> base.Figure:  # fmt: skip
     """Tau between the truths of every two protocols, and below each selector's tau under each of them.
 
     Parameters
@@ -62,9 +60,9 @@ def protocols(
     """
     n = len(labels)
     size = 8 if n <= 8 else 6.7
-    rows = [*labels, *(short_label(selector, 24) for selector in selectors)]
+    rows = [*labels, *(base.short_label(selector, 24) for selector in selectors)]
     ticks = [float(i) for i in range(n)] + [n + 0.6 + i for i in range(len(selectors))]
-    sheet = Sheet(figsize=(WIDTH, 0.23 * (len(rows) + 1) + 1.0))
+    sheet = Sheet(figsize=(base.WIDTH, 0.23 * (len(rows) + 1) + 1.0))
     axes = sheet.subplots()
     _matrix_axes(axes, dict(enumerate(labels)), dict(zip(ticks, rows, strict=True)))
     for i, row in enumerate([*taus, *selectors.values()]):
@@ -83,13 +81,13 @@ def protocols(
     alt = "Tau between truths: " + "; ".join(
         f"{labels[i]} and {labels[j]} {number(taus[i, j], blank='none')}" for i in range(n) for j in range(i)
     )
-    return finish(sheet, name, f"{where}: between protocols, {said}.", alt + ".", note)
+    return base.finish(sheet, name, f"{where}: between protocols, {said}.", alt + ".", note)
 
 
-@drawn
+@base.drawn
 def heat(
     name: str, goal: str, groups: dict[str, Sequence[str]], selectors: dict[str, Float], fixed: int, note: str
-) -> Figure:  # fmt: skip
+) -> base.Figure:  # fmt: skip
     """Tau of every selector on every source-target pair; the longer list goes down.
 
     Parameters
@@ -101,14 +99,14 @@ def heat(
     entries: list[tuple[str, bool]] = []
     for heading, labels in groups.items():
         entries += [(heading, True)] * (len(groups) > 1) + [(label, False) for label in labels]
-    pairs = {float(i): short_label(text, 24) for i, (text, _) in enumerate(entries)}
+    pairs = {float(i): base.short_label(text, 24) for i, (text, _) in enumerate(entries)}
     bold = [place for place, (_, head) in zip(pairs, entries, strict=True) if head]
     apart = len(selectors) - fixed
-    scores = {i + 0.4 * (i >= apart): short_label(selector, 24) for i, selector in enumerate(selectors)}
+    scores = {i + 0.4 * (i >= apart): base.short_label(selector, 24) for i, selector in enumerate(selectors)}
     down = len(pairs) > len(scores)  # the pairs, not the selectors
     columns, rows = (scores, pairs) if down else (pairs, scores)
     size = 6.7 if len(columns) <= WRITTEN else None
-    sheet = Sheet(figsize=(WIDTH, 0.18 * len(rows) + 0.065 * max(map(len, columns.values())) + 0.5))
+    sheet = Sheet(figsize=(base.WIDTH, 0.18 * len(rows) + 0.065 * max(map(len, columns.values())) + 0.5))
     axes = sheet.subplots()
     _matrix_axes(axes, columns, rows)
     axes.tick_params(labelsize=8)
@@ -125,21 +123,23 @@ def heat(
     best, *_ = selectors
     taus, last = selectors[best], selectors["last-epoch"]
     title = (
-        f"{goal}: {short_label(best)}, best in the mean over {counted(len(places), 'pair')} "
+        f"{goal}: {base.short_label(best)}, best in the mean over {counted(len(places), 'pair')} "
         f"(τ {number(float(taus.mean()))}), is above last-epoch on {np.sum(taus > last)} of them; its own τ "
         f"ranges from {spread(taus.tolist())}."
     )
     means = (f"{selector} {number(float(row.mean()))}" for selector, row in selectors.items())
-    return finish(sheet, name, title, f"Mean tau over pairs: {', '.join(means)}.", note)
+    return base.finish(sheet, name, title, f"Mean tau over pairs: {', '.join(means)}.", note)
 
 
-@drawn
-def alike(name: str, where: str, names: Sequence[str], taus: Float, references: int, note: str) -> Figure:
+@base.drawn
+def alike(
+    name: str, where: str, names: Sequence[str], taus: Float, references: int, note: str
+) -> base.Figure:
     """Tau of every selector's scores with every other's; the last ``references`` stay out of the title."""
     n = len(names)
-    sheet = Sheet(figsize=(WIDTH, 0.26 * n + 1.5))
+    sheet = Sheet(figsize=(base.WIDTH, 0.26 * n + 1.5))
     axes = sheet.subplots()
-    labels: dict[float, str] = {i: short_label(label, 22) for i, label in enumerate(names)}
+    labels: dict[float, str] = {i: base.short_label(label, 22) for i, label in enumerate(names)}
     _matrix_axes(axes, labels, labels)
     for i, j in zip(*np.nonzero(~np.eye(n, dtype=bool)), strict=True):
         _tile(axes, float(j), float(i), taus[i, j], 6.7)
@@ -147,10 +147,10 @@ def alike(name: str, where: str, names: Sequence[str], taus: Float, references: 
     values = taus[first, second]
 
     def pair(k: int) -> str:
-        both = f"{short_label(names[first[k]])} and {short_label(names[second[k]])}"
+        both = f"{base.short_label(names[first[k]])} and {base.short_label(names[second[k]])}"
         return f"{both} (τ {number(values[k])})"
 
     most, least = int(np.nanargmax(values)), int(np.nanargmin(values))
     title = f"{where}: {pair(most)} rank the checkpoints most alike, {pair(least)} least."
     alt = f"Mean tau over the pairs of {n - references} scores: {number(float(np.nanmean(values)))}."
-    return finish(sheet, name, title, alt, note)
+    return base.finish(sheet, name, title, alt, note)

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
 from matplotlib.ticker import MaxNLocator
 
 from ckptbench.base.text import counted, loss, number, percent
 from ckptbench.base.types import Array, Float
-from ckptbench.pages.figures.base import (
-    INK,
-    WIDTH,
-    Figure,
-    drawn,
-    epoch_axis,
-    finish,
-    legend,
-    look,
-    short_label,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from ckptbench.pages.figures import base
 
 PANELS = 4  # small panels side by side
 
@@ -66,25 +53,25 @@ def _band(axes: Axes, curve: Curve, colour: str, shift: float = 0.0) -> None:
 def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     for i, curve in enumerate(curves):
         values = 100 * curve.mean
-        axes.plot(curve.epochs, values, label=curve.label, **look(i, "marker", "linestyle"))
-        _band(axes, curve, look(i)["color"])
+        axes.plot(curve.epochs, values, label=curve.label, **base.look(i, "marker", "linestyle"))
+        _band(axes, curve, base.look(i)["color"])
         axes.plot(
             curve.epochs[curve.best], values[curve.best], marker="o", markersize=9, markerfacecolor="none",
-            markeredgecolor=look(i)["color"], markeredgewidth=1.3, linestyle="none",
+            markeredgecolor=base.look(i)["color"], markeredgewidth=1.3, linestyle="none",
         )  # fmt: skip
 
 
-@drawn
-def truth(name: str, where: str, curves: dict[str, Sequence[Curve]], source: Curve | None) -> Figure:
+@base.drawn
+def truth(name: str, where: str, curves: dict[str, Sequence[Curve]], source: Curve | None) -> base.Figure:
     """FE and FT accuracy along the epochs, source accuracy below (Figure 2 of the paper)."""
     goals = [goal for goal in curves if curves[goal]]
     heights = [2.1] * len(goals) + ([1.05] if source is not None else [])
-    sheet = Sheet(figsize=(WIDTH, sum(heights) + 0.3))
+    sheet = Sheet(figsize=(base.WIDTH, sum(heights) + 0.3))
     panels = sheet.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     findings, alt = [], []
     for axes, goal in zip(panels, goals, strict=False):
         _draw_curves(axes, curves[goal])
-        legend(axes)
+        base.legend(axes)
         axes.set_ylabel(f"{goal.upper()} accuracy, %")
         head = curves[goal][0]
         drop = 100 * (head.mean[head.best] - head.mean[-1])
@@ -93,23 +80,23 @@ def truth(name: str, where: str, curves: dict[str, Sequence[Curve]], source: Cur
         alt += [f"{goal.upper()}, {curve.label}: {curve.words()}." for curve in curves[goal]]
     if source is not None:
         axes = panels[-1]
-        axes.plot(source.epochs, 100 * source.mean, color=INK, alpha=0.7, marker=".", linewidth=1.2)
+        axes.plot(source.epochs, 100 * source.mean, color=base.INK, alpha=0.7, marker=".", linewidth=1.2)
         axes.set_ylabel("source, %")
         alt.append(f"Source accuracy: {source.words()}.")
-    epoch_axis(panels[-1])
+    base.epoch_axis(panels[-1])
     note = (
         "Bands: 95 % interval of the mean over seeds and test examples, without what shifts all epochs of a "
         "seed alike. Rings: the best epoch of each protocol, which noise alone would also put somewhere."
     )
-    return finish(sheet, name, f"{where}: {'; '.join(findings)}.", " ".join(alt), note)
+    return base.finish(sheet, name, f"{where}: {'; '.join(findings)}.", " ".join(alt), note)
 
 
 Pairs = dict[str, dict[str, dict[str, Curve]]]
 """heading -> label of a source-target pair -> goal -> its truth."""
 
 
-@drawn
-def truths(name: str, groups: Pairs, gains: dict[str, Float], note: str) -> Figure:
+@base.drawn
+def truths(name: str, groups: Pairs, gains: dict[str, Float], note: str) -> base.Figure:
     """FE and FT accuracy along the epochs, a small panel for each source-target pair, in points below its
     best.
 
@@ -122,7 +109,7 @@ def truths(name: str, groups: Pairs, gains: dict[str, Float], note: str) -> Figu
     rows = [-(-len(pairs) // columns) for pairs in groups.values()]
     heads = 0.22 * (len(groups) > 1)
     heights = [0.95 * count + heads for count in rows]
-    sheet = Sheet(figsize=(WIDTH, sum(heights) + 0.65))
+    sheet = Sheet(figsize=(base.WIDTH, sum(heights) + 0.65))
     curves = [curve for of in groups.values() for pair in of.values() for curve in pair.values()]
     lows = [curve.mean if curve.half is None else curve.mean - curve.half for curve in curves]
     below = np.concatenate([100 * (c.mean.max() - low) for c, low in zip(curves, lows, strict=True)])
@@ -144,21 +131,21 @@ def truths(name: str, groups: Pairs, gains: dict[str, Float], note: str) -> Figu
     sheet.supxlabel("epoch of pre-training", fontsize=9.5)
     sheet.supylabel("accuracy, points below the pair's best", fontsize=9.5)
     said = [_peaks(goal, groups, gain) for goal, gain in gains.items()]
-    return finish(sheet, name, f"{'; '.join(s for s, _ in said)}.", " ".join(a for _, a in said), note)
+    return base.finish(sheet, name, f"{'; '.join(s for s, _ in said)}.", " ".join(a for _, a in said), note)
 
 
 def _small_panel(axes: Axes, label: str, pair: dict[str, Curve], places: dict[str, int]) -> None:
     for goal, curve in pair.items():
-        one, top = look(places[goal], "linestyle"), 100 * curve.mean.max()
+        one, top = base.look(places[goal], "linestyle"), 100 * curve.mean.max()
         axes.plot(curve.epochs, 100 * curve.mean - top, linewidth=1.2, **one)
         _band(axes, curve, one["color"], top)
         axes.plot(
             curve.epochs[curve.best], 0, markersize=6, markerfacecolor="none", markeredgewidth=1.2,
-            clip_on=False, linestyle="none", **look(places[goal], "marker"),
+            clip_on=False, linestyle="none", **base.look(places[goal], "marker"),
         )  # fmt: skip
     tops = ", ".join(f"{goal.upper()} {100 * c.mean.max():.1f}" for goal, c in pair.items())
-    axes.set_title(f"{short_label(label, 19)}\n{tops}", fontsize=7.2, loc="left", pad=2)
-    epoch_axis(axes, "", 3)
+    axes.set_title(f"{base.short_label(label, 19)}\n{tops}", fontsize=7.2, loc="left", pad=2)
+    base.epoch_axis(axes, "", 3)
     axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     axes.tick_params(labelsize=7.3, pad=1.5)
 
@@ -181,16 +168,16 @@ def _peaks(goal: str, groups: Pairs, gain: Float) -> tuple[str, str]:
     return found, f"Best {goal.upper()} epochs: {epochs}."
 
 
-@drawn
-def parts(name: str, where: str, main: Curve, residual: Curve, whole: Curve | None) -> Figure:
+@base.drawn
+def parts(name: str, where: str, main: Curve, residual: Curve, whole: Curve | None) -> base.Figure:
     """Accuracy of F_m and F_r along the epochs (Figure 4 of the paper)."""
-    sheet = Sheet(figsize=(WIDTH, 3.3))
+    sheet = Sheet(figsize=(base.WIDTH, 3.3))
     axes = sheet.subplots()
     curves = [main, residual, *([whole] if whole is not None else [])]
     _draw_curves(axes, curves)
-    legend(axes)
+    base.legend(axes)
     axes.set_ylabel("FE accuracy, %")
-    epoch_axis(axes)
+    base.epoch_axis(axes)
 
     def way(curve: Curve) -> str:
         change = 100 * (curve.mean[-1] - curve.mean[0])
@@ -202,39 +189,31 @@ def parts(name: str, where: str, main: Curve, residual: Curve, whole: Curve | No
         "F = F_m + F_r: F_m keeps the largest singular values of the training features up to the suite's "
         "share of their sum, F_r the others; the basis comes from the training features alone."
     )
-    return finish(sheet, name, title, " ".join(f"{c.label}: {c.words()}." for c in curves), note)
+    return base.finish(sheet, name, title, " ".join(f"{c.label}: {c.words()}." for c in curves), note)
 
 
-@drawn
-def accuracy(name: str, title: str, points: pd.DataFrame, pick: int) -> Figure:
-    """What is known of each checkpoint's accuracy: what was measured and what was predicted.
+@base.drawn
+def accuracy(name: str, title: str, points: pd.DataFrame, pick: int, metric: str = "accuracy") -> base.Figure:
+    """What was measured of each checkpoint's accuracy, or other ``metric``.
 
     Parameters
     ----------
-    points : in the order of the epochs; epoch, and of ``measured`` and ``predicted`` at least one, each with
-        ``_low`` and ``_high`` (95 %) where there is an interval; fractions, NaN where there is none
+    points : in the order of the epochs; epoch, measured and, where there is an interval, measured_low and
+        measured_high (95 %); fractions, NaN where there is none
     pick : the epoch to take
     """
-    sheet = Sheet(figsize=(WIDTH, 3.0))
+    sheet = Sheet(figsize=(base.WIDTH, 3.0))
     axes = sheet.subplots()
-    alt = []
-    for i, what in enumerate(("measured", "predicted")):
-        if what not in points or not points[what].notna().any():
-            continue
-        known = points[points[what].notna()]
-        epochs, mean = known["epoch"].to_numpy(), 100 * known[what].to_numpy()
-        if f"{what}_low" in known:
-            sides = np.abs(100 * known[[f"{what}_low", f"{what}_high"]].to_numpy().T - mean)
-            axes.errorbar(epochs, mean, yerr=sides, linestyle="none", elinewidth=1.1, alpha=0.7, **look(i))
-        filled = "full" if what == "measured" else "none"
-        axes.plot(
-            epochs, mean, linestyle="none", fillstyle=filled, markersize=5, label=what, **look(i, "marker")
-        )
-        values = ", ".join(f"epoch {e} {number(v, 1)} %" for e, v in zip(epochs, mean, strict=True))
-        alt.append(f"{what.capitalize()}: {values}.")
-    axes.axvline(pick, color=INK, linewidth=0.9, alpha=0.6, linestyle="--")
-    axes.set_ylabel("accuracy, %")
-    legend(axes)
-    epoch_axis(axes, "epoch of pre-training; dashed: the pick")
+    known = points[points["measured"].notna()]
+    epochs, mean = known["epoch"].to_numpy(), 100 * known["measured"].to_numpy()
+    if "measured_low" in known:
+        sides = np.abs(100 * known[["measured_low", "measured_high"]].to_numpy().T - mean)
+        axes.errorbar(epochs, mean, yerr=sides, linestyle="none", elinewidth=1.1, alpha=0.7, **base.look(0))
+    axes.plot(epochs, mean, linestyle="none", markersize=5, label="measured", **base.look(0, "marker"))
+    values = ", ".join(f"epoch {e} {number(v, 1)} %" for e, v in zip(epochs, mean, strict=True))
+    axes.axvline(pick, color=base.INK, linewidth=0.9, alpha=0.6, linestyle="--")
+    axes.set_ylabel(f"{metric}, %")
+    base.legend(axes)
+    base.epoch_axis(axes, "epoch of pre-training; dashed: the pick")
     note = "Measured: on held-out folds of the examples given. Lines: 95 % intervals."
-    return finish(sheet, name, title, " ".join(alt), note)
+    return base.finish(sheet, name, title, f"Measured: {values}.", note)
