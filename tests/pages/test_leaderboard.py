@@ -21,7 +21,7 @@ from ckptbench.agreement.sanity import EDGE
 from ckptbench.base.types import Computed
 from ckptbench.pages.comparison import comparison_text, judged_text
 from ckptbench.pages.leaderboard import Leaderboards, build, difference, write
-from ckptbench.pages.queries import Study
+from ckptbench.pages.queries import ReportData
 from ckptbench.results import Results
 
 LONG = "an-outside-score-of-great-length:scale=std,neighbours=12"
@@ -278,7 +278,7 @@ def test_a_run_that_did_not_learn_is_named_and_in_no_verdict(tmp_path):
     found = build(results)
     assert "run1 is in no verdict: the loss of epoch 1 is 11.3, above chance." in found.footer
     assert found.boards["fe"]["runs"].max() == 1
-    study = Study(results)  # which draws it, under a name that says so
+    study = ReportData(results)  # which draws it, under a name that says so
     assert study.groups("fe") == {"target0": {n: (n[:4], "target0") for n in ("run0", "run1 (unsound)")}}
     assert study.over("fe") == "run0 → target0"
 

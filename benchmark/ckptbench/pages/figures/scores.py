@@ -207,13 +207,15 @@ def procedures(name: str, where: str, goal: str, record: pd.DataFrame, note: str
         label="first choices of scores",
     )  # fmt: skip
     for i, row in enumerate(records(named)):
-        ends = np.array([[row["regret"] - row["regret_low"]], [row["regret_high"] - row["regret"]]])
+        sides = np.array([[row["regret"] - row["regret_low"]], [row["regret_high"] - row["regret"]]])
         axes.errorbar(
-            row["seconds"], row["regret"], np.nan_to_num(ends), capsize=2, elinewidth=1, markersize=5,
+            row["seconds"], row["regret"], np.nan_to_num(sides), capsize=2, elinewidth=1, markersize=5,
             label=row["name"], **base.look(i, "marker"), fillstyle="full" if i < 6 else "none",
             linestyle="none",
         )  # fmt: skip
-    axes.set(xlabel="seconds a target (log scale)", ylabel="regret, accuracy points")
+    # Seconds that are all alike would leave the axis no width.
+    ends = paid["seconds"].min() / 2, paid["seconds"].max() * 2
+    axes.set(xlabel="seconds a target (log scale)", ylabel="regret, accuracy points", xlim=ends)
     base.legend(axes, columns=1)
 
     def said(row: Row) -> str:
