@@ -221,7 +221,7 @@ def test_many_pairs_make_a_page_of_overviews_that_stays_small(wide: Path) -> Non
     files = {path.stem for path in (wide / "figures").glob("*.svg")}
     assert sorted(names) == sorted(files)  # each once, and nothing of earlier days
     overviews = {"truths", "protocols", "alike"} | {
-        f"{what}-{goal}" for what in ("tau", "pairs", "cost") for goal in ("fe", "ft")
+        f"{what}-{goal}" for what in ("tau", "pairs", "cost", "procedures") for goal in ("fe", "ft")
     }
     full = {
         f"{what}-{pair}"
