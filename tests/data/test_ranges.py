@@ -87,7 +87,7 @@ def test_classes_by_pattern() -> None:
         sample(raw, Data(name="x", classes=("Latin/*",)), "x")
 
 
-def test_the_zoo_judges_fourteen_checkpoints_of_each_run_and_fine_tunes_six() -> None:
+def test_the_zoo_judges_ten_checkpoints_of_each_run_and_fine_tunes_six() -> None:
     zoo = load_suite("zoo")
     assert len(zoo.sources) == 12
     assert len({spec.family for spec in zoo.targets}) == 7
@@ -95,7 +95,7 @@ def test_the_zoo_judges_fourteen_checkpoints_of_each_run_and_fine_tunes_six() ->
     (ft,) = zoo.ft
     for source in zoo.sources:
         assert source.judge is not None
-        assert len(source.judge) == 14
+        assert len(source.judge) == 10
         assert source.judge[-1] == source.epochs
         assert sum(epoch in ft.epochs_judged for epoch in source.judge) == 6, source.name
 
