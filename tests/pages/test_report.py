@@ -286,7 +286,7 @@ def test_five_pairs_of_one_goal_one_seed_and_no_source_accuracy(tmp_path: Path) 
     report.write_report(made)
     names = {path.stem for path in (made / "figures").glob("*.svg")}
     full = {f"{what}-run{i}-target0" for what in ("truth", "tau-fe", "scores-fe") for i in (0, 4)}
-    assert names == {"truths", "tau-fe", "pairs-fe", "cost-fe"} | full
+    assert names == {"truths", "tau-fe", "pairs-fe", "cost-fe", "procedures-fe"} | full
 
 
 def test_pairs_are_grouped_below_the_side_that_has_fewer() -> None:
@@ -305,7 +305,9 @@ def test_missing_features_are_said_in_words(few: Path, page: Page) -> None:
 
 def test_a_report_of_little_is_written_without_torch(few: Path) -> None:
     names = {path.stem for path in (few / "figures").glob("*.svg")}
-    assert names == {"truth-run0-target0", "tau-fe-run0-target0", "scores-fe-run0-target0"}
+    assert names == {
+        "truth-run0-target0", "tau-fe-run0-target0", "scores-fe-run0-target0", "procedures-fe"
+    }  # fmt: skip
     words = Page((few / "report.html").read_text()).words
     assert "What to take" in words
     assert "the source accuracy has" not in words  # nobody measured it
