@@ -296,6 +296,11 @@ def read_file(folder: str | Path, name: str, manifest: Mapping[str, str] | None 
     return content
 
 
+def lists(folder: str | Path, name: str) -> bool:
+    """Whether a file was written with a results folder, or derived from it since."""
+    return name in _read_manifest(Path(folder))
+
+
 def verify(folder: str | Path) -> list[str]:
     """The names of all files of a results folder, each found to be the one that was written.
 
