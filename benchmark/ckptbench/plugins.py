@@ -18,7 +18,7 @@ import os
 import sys
 import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -48,7 +48,7 @@ class Selector(Protocol):
     ("reading=code") that ``*`` puts beside the defaults. ``Annotated[int, Field(ge=1)]`` bounds a
     parameter; ``bounds`` is the least and the greatest score, each a number or a function of the number of
     classes. One that defines ``score_pool(candidates) -> array`` instead of ``score`` sees the whole
-    trajectory at once.
+    trajectory at once. ``members`` are the labels of other selectors that it fuses: its digest covers theirs.
     ``cheap = False`` says that it takes long, and is not computed once more on permuted labels;
     ``dear = True`` that it takes minutes a checkpoint: ``*`` leaves it out, a suite has to name it;
     ``exempt = ("TEST: REASON", ...)`` which tests of `ckptbench check` it need not pass, and why.
@@ -288,6 +288,10 @@ def load_plugins(kind: Kind, paths: Sequence[str | os.PathLike[str]] = ()) -> Re
             continue
         for spec in specs:
             registry.add(spec)
+    for name, spec in registry.specs.items() if kind == "selector" else ():
+        members = [registry[label].digest for label in getattr(spec.plugin, "members", ())]
+        if members:
+            registry.specs[name] = replace(spec, digest=_digest(" ".join([spec.digest, *members]).encode()))
     return registry
 
 
