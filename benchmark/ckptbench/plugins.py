@@ -288,10 +288,16 @@ def load_plugins(kind: Kind, paths: Sequence[str | os.PathLike[str]] = ()) -> Re
             continue
         for spec in specs:
             registry.add(spec)
-    for name, spec in registry.specs.items() if kind == "selector" else ():
-        members = [registry[label].digest for label in getattr(spec.plugin, "members", ())]
-        if members:
-            registry.specs[name] = replace(spec, digest=_digest(" ".join([spec.digest, *members]).encode()))
+    if kind == "selector":
+        for spec in list(registry.specs.values()):
+            try:
+                members = [registry[label].digest for label in getattr(spec.plugin, "members", ())]
+            except InputError as error:
+                registry.broken[spec.where] = str(error)
+                del registry.specs[spec.name]
+            else:
+                digest = _digest(" ".join([spec.digest, *members]).encode()) if members else spec.digest
+                registry.specs[spec.name] = replace(spec, digest=digest)
     return registry
 
 

@@ -30,6 +30,7 @@ def test_equal_checkpoints_tie_and_the_best_by_all_scores_one() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:last under logme")
 def test_a_checkpoint_that_a_member_refuses_comes_last_under_it_and_is_named() -> None:
     x, y = problem(40, 6, 2)
     with pytest.warns(UserWarning, match="last under cdnv for borda: .* the same mean"):
