@@ -66,8 +66,13 @@ class _PACTranHead:
     needs = ("labels", "source_probs")
     paper = "Ding et al. 2022, PACTran: PAC-Bayesian Metrics for Estimating the Transferability"
     alpha: Annotated[float, Field(gt=0)] = 1.0
+    _gamma = False
 
-    def bound(self, candidate: Candidate, gamma: bool) -> float:
+    def score(self, candidate: Candidate) -> float:
+        n, classes = len(candidate.classes), len(np.unique(candidate.classes))
+        return -(self._bound(candidate) / (n * classes) + float(self._gamma))
+
+    def _bound(self, candidate: Candidate) -> float:
         """N C times the bound, after ten rounds of its variational fixed point."""
         if candidate.source_probs is None:
             raise InputError(f"{self.name} needs source probabilities, found none")
@@ -79,12 +84,12 @@ class _PACTranHead:
         for _ in range(10):
             a = prior + onehot.T @ q
             logits = log_theta + onehot @ digamma(a)
-            if not gamma:
+            if not self._gamma:
                 logits -= digamma(a.sum(axis=0))
             log_q = logits - logsumexp(logits, axis=1, keepdims=True)
             q = np.exp(log_q)
         divergence = float((q * (log_q - log_theta)).sum())
-        if gamma:
+        if self._gamma:
             rates = np.log(theta @ a.sum(axis=0))
             return float((gammaln(prior) - gammaln(a)).sum()) + divergence + float((rates - 1.0).sum())
         start = gammaln(prior.sum()) - gammaln(prior).sum()
@@ -114,10 +119,6 @@ class PACTranDirichlet(_PACTranHead):
 
     name = "pactran-dirichlet"
 
-    def score(self, candidate: Candidate) -> float:
-        n, classes = len(candidate.classes), len(np.unique(candidate.classes))
-        return -self.bound(candidate, gamma=False) / (n * classes)
-
 
 class PACTranGamma(_PACTranHead):
     """- PAC-Bayes bound with a Gamma prior on the rates of (y, z), z the source head's class.
@@ -137,10 +138,7 @@ class PACTranGamma(_PACTranHead):
     """
 
     name = "pactran-gamma"
-
-    def score(self, candidate: Candidate) -> float:
-        n, classes = len(candidate.classes), len(np.unique(candidate.classes))
-        return -(self.bound(candidate, gamma=True) / (n * classes) + 1.0)
+    _gamma = True
 
 
 def _softmax_regression(candidate: Candidate, labels: Array, penalty: float) -> tuple[float, Float]:
