@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ckptbench.scores.candidate import Candidate as Candidate
     from ckptbench.scores.candidate import SourceImages as SourceImages
     from ckptbench.scores.candidate import SourceRows as SourceRows
+    from ckptbench.scores.score import member_score as member_score
     from ckptbench.scores.score import score as score
     from ckptbench.suites import FE as FE
     from ckptbench.truth.penalty import FineTuning as FineTuning
@@ -88,7 +89,7 @@ _MODULES = {
     "ranking.answer": "Ranking",
     "ranking.run": "rank",
     "scores.candidate": "Candidate SourceImages SourceRows",
-    "scores.score": "score",
+    "scores.score": "member_score score",
     "suites": "FE",
     "truth.penalty": "FineTuning Penalty layer_outputs",
 }
