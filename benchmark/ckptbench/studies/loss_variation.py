@@ -7,9 +7,8 @@ times the gradient), the other steps of a fixed length; each walks 100 steps dow
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
+import pandas as pd
 
 from ckptbench.networks.curvature import Loss, flat
 from ckptbench.studies.base import Case, Outcome, Panel, line_figure, lines, times, verdict
@@ -18,21 +17,21 @@ from ckptbench.studies.finetuned import (
     PRETRAINED,
     SCRATCH,
     Row,
+    Survey,
     Trial,
     fixed_examples,
     model_of,
-    survey,
 )
 from ckptbench.truth.penalty import FineTuning
 
 WALK = 100
+EVERY = 10  # which steps of a walk are looked at, by default
 LENGTH = 0.01  # of a fixed step; the paper does not say
 CLAIM = "the loss changes less along the gradient when training starts from pre-trained weights"
 
 
-def measure(case: Case) -> Outcome:
+def conclude(case: Case, table: pd.DataFrame) -> Outcome:
     """The largest |L(theta - s d) - L(theta)| over the walk, for both protocols."""
-    table = survey(case, partial(_look, every=1 if case.full else 5), LOOKS)
     logs = table.assign(log=np.log(table["variation"].clip(lower=1e-12)))
     means = logs.groupby(["source", "target", "seed", "start", "protocol"])["log"].mean()
     wide = means.groupby(["source", "target", "seed", "start"]).mean().unstack("start")
@@ -55,11 +54,14 @@ def measure(case: Case) -> Outcome:
     return Outcome(table, figure, verdict(CLAIM, difference, "seed", "log of the ratio"))
 
 
-def _look(trial: Trial, step: int, run: FineTuning, every: int) -> list[Row]:
+def _look(trial: Trial, step: int, run: FineTuning) -> list[Row]:
     training = trial.bench.protocol.training
     loss = Loss(model_of(run), *fixed_examples(run, training.batch))
-    sizes = variation(loss, training.lr, every)
+    sizes = variation(loss, training.lr, 1 if trial.bench.case.full else EVERY)
     return [{"protocol": name, "variation": size} for name, size in sizes.items()]
+
+
+SURVEY = Survey(_look, LOOKS)
 
 
 def variation(loss: Loss, rate: float, every: int = 1) -> dict[str, float]:
