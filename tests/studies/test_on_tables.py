@@ -171,4 +171,5 @@ def test_every_study_has_a_module() -> None:
     from ckptbench.studies.catalogue import STUDIES
 
     for name in STUDIES:
-        assert callable(importlib.import_module(f"ckptbench.studies.{name.replace('-', '_')}").measure)
+        module = importlib.import_module(f"ckptbench.studies.{name.replace('-', '_')}")
+        assert callable(module.conclude if hasattr(module, "SURVEY") else module.measure)

@@ -1,8 +1,8 @@
 """What all studies share: what they are run on, what they give, and how that is written.
 
 A study is a module of this folder with a function ``measure(case) -> Outcome``. Where it only looks at
-trainings it has, instead, a ``SURVEY`` of them and a function ``conclude(case, table) -> Outcome``: such studies
-share their trainings.
+trainings it has, instead, a ``SURVEY`` of them and a function ``conclude(case, table) -> Outcome``: such
+studies share their trainings.
 """
 
 from __future__ import annotations
