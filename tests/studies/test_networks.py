@@ -13,7 +13,7 @@ from helpers.tiny import SUITE, run_suite, write_suite
 from torch import nn
 
 from ckptbench.base.files import read_json
-from ckptbench.networks.curvature import Loss
+from ckptbench.networks.curvature import STEP, WALK, Loss, loss_variation
 from ckptbench.numerics.kernels import arc_cosine
 from ckptbench.studies import gram_theory
 from ckptbench.studies.angles import corresponding_cosines
@@ -25,7 +25,6 @@ from ckptbench.studies.finetuned import PRETRAINED, SCRATCH, Row, Survey, Trial,
 from ckptbench.studies.frequency import kept_shares, passed
 from ckptbench.studies.gradients import gradient_rows, projections
 from ckptbench.studies.landscape import plane
-from ckptbench.studies.loss_variation import LENGTH, WALK, variation
 from ckptbench.studies.spectra import batch_spectrum
 from ckptbench.studies.weights_map import map_rows
 from ckptbench.truth.penalty import FineTuning
@@ -94,9 +93,8 @@ class Slope(Loss):
 
 def test_variation_of_a_linear_loss() -> None:
     b = torch.tensor([3.0, 4.0], dtype=torch.float64)
-    found = variation(Slope(b), rate=0.1)
-    assert found["gradient-sized"] == pytest.approx(WALK * 0.1 * 25)
-    assert found["fixed"] == pytest.approx(WALK * LENGTH * 5)
+    assert loss_variation(Slope(b), rate=0.1) == pytest.approx(WALK * 0.1 * 25)
+    assert loss_variation(Slope(b)) == pytest.approx(WALK * STEP * 5)
 
 
 def test_a_plane_holds_the_loss_of_moved_weights() -> None:

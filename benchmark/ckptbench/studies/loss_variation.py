@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ckptbench.networks.curvature import Loss, flat
+from ckptbench.networks.curvature import STEP, WALK, Loss, loss_variation
 from ckptbench.studies.base import Case, Outcome, Panel, line_figure, lines, times, verdict
 from ckptbench.studies.finetuned import (
     LOOKS,
@@ -24,9 +24,7 @@ from ckptbench.studies.finetuned import (
 )
 from ckptbench.truth.penalty import FineTuning
 
-WALK = 100
 EVERY = 10  # which steps of a walk are looked at, by default
-LENGTH = 0.01  # of a fixed step; the paper does not say
 CLAIM = "the loss changes less along the gradient when training starts from pre-trained weights"
 
 
@@ -48,7 +46,7 @@ def conclude(case: Case, table: pd.DataFrame) -> Outcome:
         "loss-variation",
         finding,
         "The largest change of the loss along the gradient at steps of training, for two lengths of steps.",
-        f"Walks of {WALK} steps, fixed ones {LENGTH:g} long. Mean, least and greatest over seeds and pairs.",
+        f"Walks of {WALK} steps, fixed ones {STEP:g} long. Mean, least and greatest over seeds and pairs.",
         panels,
     )
     return Outcome(table, figure, verdict(CLAIM, difference, "seed", "log of the ratio"))
@@ -57,21 +55,11 @@ def conclude(case: Case, table: pd.DataFrame) -> Outcome:
 def _look(trial: Trial, step: int, run: FineTuning) -> list[Row]:
     training = trial.bench.protocol.training
     loss = Loss(model_of(run), *fixed_examples(run, training.batch))
-    sizes = variation(loss, training.lr, 1 if trial.bench.case.full else EVERY)
-    return [{"protocol": name, "variation": size} for name, size in sizes.items()]
+    every = 1 if trial.bench.case.full else EVERY
+    rates = {"gradient-sized": training.lr, "fixed": None}
+    return [
+        {"protocol": name, "variation": loss_variation(loss, rate, every)} for name, rate in rates.items()
+    ]
 
 
 SURVEY = Survey(_look, LOOKS)
-
-
-def variation(loss: Loss, rate: float, every: int = 1) -> dict[str, float]:
-    """The largest change of the loss on each walk, looked at every so many of its steps."""
-    gradient = loss.gradient()
-    here = loss.value()
-    length = float(flat(gradient).norm())
-    steps = np.arange(every, WALK + 1, every)
-    sizes = {"gradient-sized": rate, "fixed": LENGTH / max(length, 1e-30)}
-    return {
-        name: float(np.nanmax(np.abs(loss.along(gradient, -size * steps) - here)))
-        for name, size in sizes.items()
-    }
