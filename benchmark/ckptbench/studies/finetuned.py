@@ -21,11 +21,11 @@ from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
 from ckptbench.base.types import Checkpoint, Examples, Float, Target
 from ckptbench.networks.architectures import Architecture
-from ckptbench.networks.training import one_thread, predict, steps_per_epoch
+from ckptbench.networks.training import one_thread, steps_per_epoch
 from ckptbench.pipeline.plan import SourceRun
 from ckptbench.studies.base import Case
 from ckptbench.suites import FT
-from ckptbench.truth.finetune import finetune
+from ckptbench.truth.finetune import classify, finetune
 from ckptbench.truth.penalty import FineTuning, Penalty
 
 PRETRAINED, SCRATCH = "pre-trained", "from scratch"
@@ -147,7 +147,7 @@ class Bench:
 
     def accuracy(self, run: FineTuning) -> float:
         """On the test split, as it is now."""
-        predicted = predict(model_of(run), self.test[0], run.mean, run.std, self.protocol.training.precision)
+        predicted = classify(model_of(run), self.test[0], run.mean, run.std, self.protocol)
         return float((predicted == self.test[1]).double().mean())
 
 
