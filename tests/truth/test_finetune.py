@@ -146,8 +146,7 @@ def test_result_is_what_the_test_split_says() -> None:
 def test_a_window_is_trained_on_by_crops_and_tested_on_ten() -> None:
     protocol = recipe(epochs=6, window=12, training={"augment": "resized-crop-flip"})
     network = small_network()
-    result = run(network, protocol)
-    assert result.accuracy > 0.5
+    assert run(network, protocol).accuracy > 1.2 / CLASSES
     model = small_network().eval()
     with torch.no_grad():
         crops = [model(to_input(crop, MEAN, STD)) for crop in ten_crops(TEST[0], 12)]
