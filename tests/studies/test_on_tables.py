@@ -109,6 +109,19 @@ def test_a_study_writes_table_figure_and_provenance(name: str, tmp_path) -> None
     assert (out / "figure.svg").read_text().count("<svg") == 1
 
 
+def test_without_ft_truth_the_fe_part_still_runs(tmp_path) -> None:
+    protocols = (("fe-tuned", "fe"),)
+    suite = fake_suite(protocols, 2, 1)
+    write_results(tmp_path / "results" / "fake", suite=suite, protocols=protocols, sources=2, targets=1)
+    case = Case(suite=suite, store=Store(tmp_path))
+    ((_, outcome, _),) = measure([find_study("best-epochs")], case)
+    assert outcome.table["fe_epoch"].notna().all()
+    assert "no pair has FT truth; FE falls, resolved, in" in outcome.figure.title
+    assert outcome.sentence.endswith("no pair has FT truth.")
+    with pytest.raises(InputError, match="has no FT truth at three epochs or more"):
+        list(measure([find_study("epoch-transfer")], case))
+
+
 def dose(tmp_path, accuracies: dict[tuple[str, ...], float]) -> Case:
     """A suite of these methods at two rates whose truth is their accuracy, higher by 0.1 on all data."""
     suite = fake_suite((("fe", "fe"),), 1, 1)
