@@ -22,10 +22,11 @@ from ckptbench.base.store import Store
 from ckptbench.base.types import Checkpoint, Examples, Key, Metric, Preprocessing
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking
+from ckptbench.ranking.defaults import cheap_score
 from ckptbench.ranking.examples import Labelled, draw
 from ckptbench.ranking.given import prepared, used_data, used_images
 from ckptbench.ranking.measure import Measured, probe_all, probe_cells
-from ckptbench.ranking.options import CHEAP_SCORE, Normalisation, Options
+from ckptbench.ranking.options import Normalisation, Options
 from ckptbench.ranking.reading import read_source
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Monitor:
     size, normalise : of the images, in pixels, and (mean, deviation) of each channel, as in training
     task, metric : of the labels, and what the probe measures, as for ``rank``
     scores : selectors to log at every epoch; the first decides which checkpoints are kept.
-        By default leave-one-out ridge regression
+        By default the first that features suffice for of the published record
     probe : log the cross-validated probe at every so many epochs, 0 for never
     keep : how many checkpoints, the best for the first target, are kept in ``folder`` beside the last
     log : called with name -> value and the epoch; a callback logs through its trainer
@@ -92,7 +93,7 @@ class Monitor:
             raise InputError("say in which folder to keep checkpoints, as in folder='best'")
         options = Options(goal="fe", task=task, metric=metric, plugins=plugins, limit=limit).checked()  # type: ignore[arg-type]
         if scores is None:
-            scores = (CHEAP_SCORE[options.task],)
+            scores = (cheap_score(options.task, options.plugins),)
         elif isinstance(scores, str):
             scores = (scores,)
         if not scores:

@@ -17,6 +17,7 @@ from PIL import Image
 from ckptbench import InputError, rank
 from ckptbench.networks.architectures import find_architecture
 from ckptbench.plugins import load_plugins
+from ckptbench.ranking.defaults import cheap_score
 
 ARCH = "smallcnn:width=4"
 COLOURS = 3
@@ -216,20 +217,55 @@ def test_for_fine_tuning_the_last_is_taken_unless_a_budget_is_spent(folder):
     assert found.table["measured"].notna().any()
 
 
-def test_for_fine_tuning_the_score_is_followed_that_the_record_says(folder, monkeypatch):
-    row = {"suite": "zoo", "truth": "10 epochs", "goal": "ft", "what": "score", "seconds": 1.0, "harmed": 1}
+def published(monkeypatch, favourite: str, gain: float = 1.5):
+    """A published record whose favourite for both goals is a score or procedure."""
+    row = {"suite": "zoo", "truth": "10 epochs", "seconds": 1.0, "harmed": 1, "helped": 5, "runs": 10}
+    scores = ("logme", "lda-loo", "knn", "sfda", "leep")
     rows = [
-        {**row, "name": name, "gain_median": gain, "helped": 5, "runs": 10, "chosen": chosen}
-        for name, gain, chosen in (("logme", 2.0, 8), ("knn", 1.0, 2), ("winner", 1.5, 10))
-    ]
-    record = pd.DataFrame(rows)
-    monkeypatch.setattr("ckptbench.ranking.finetuned.published_record", lambda: record)
-    found = ranked(folder, goal="ft", limit=35)
-    assert "the first choice of logme, for fine-tuning" in found.verdict["Take"]
+        {**row, "goal": goal, "name": name, "what": "score" if name in scores else "procedure",
+         "gain_median": gain, "chosen": chosen}
+        for goal in ("fe", "ft")
+        for name, chosen in ((favourite, 8), ("lda-loo", 2), ("winner", 10))
+    ]  # fmt: skip
+    monkeypatch.setattr("ckptbench.ranking.defaults.published_record", lambda: pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("favourite", "said", "column"),
+    [
+        ("logme", "the first choice of logme", "logme"),
+        ("cross-validated probe", "the best by cross-validated probe", "cross-validated probe"),
+        ("cross-validated probe, of the 3 best by knn", "3 best by knn", "cross-validated probe"),
+        ("50 iterations on 3 folds", "the last", None),
+        ("leep", "the last", None),  # needs the head's classes
+    ],
+)
+def test_for_fine_tuning_the_record_is_followed(folder, tmp_path, monkeypatch, favourite, said, column):
+    published(monkeypatch, favourite)
+    found = ranked(folder, goal="ft", store=tmp_path)
+    assert f"{said}, for fine-tuning" in found.verdict["Take"]
     assert "won 1.5 points" in found.verdict["Why"]
-    assert found.pick.epoch == found.table.set_index("epoch")["logme"].idxmax()
-    record["gain_median"] = -1.0
-    assert "the last, for fine-tuning" in ranked(folder, goal="ft", limit=34).verdict["Take"]
+    if column is None:
+        assert "That takes" in found.verdict["Why"]
+        assert found.pick.epoch == 10
+    else:
+        assert found.pick.epoch == found.table.set_index("epoch")[column].idxmax()
+        assert found.table["epoch"][0] == found.pick.epoch
+
+
+def test_a_record_of_losses_is_not_followed(folder, tmp_path, monkeypatch):
+    published(monkeypatch, "logme", gain=-1.0)
+    assert "the last, for fine-tuning" in ranked(folder, goal="ft", store=tmp_path).verdict["Take"]
+
+
+def test_the_records_first_score_screens(monkeypatch):
+    """Of those that features and labels suffice for."""
+    for favourite, score in (("logme", "logme"), ("leep", "lda-loo")):
+        published(monkeypatch, favourite)
+        assert cheap_score("classification") == score
+    assert cheap_score("regression") == "ridge-loo-error"
+    monkeypatch.setattr("ckptbench.ranking.defaults.published_record", lambda: None)
+    assert cheap_score("classification") == "ridge-loo"
 
 
 def test_folds_never_split_a_group_and_metrics_differ(folder, pictures):

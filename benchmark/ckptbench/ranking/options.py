@@ -26,12 +26,6 @@ METRIC_NAMES: dict[Metric, str] = {
     "map": "mean average precision",
     "r2": "share of variance explained (R2)",
 }
-CHEAP_SCORE: dict[Task, str] = {
-    "classification": "ridge-loo",
-    "multilabel": "ridge-loo-error",
-    "regression": "ridge-loo-error",
-}
-"""The score that comes before a probe."""
 LIMIT = 2000
 Normalisation = tuple[Sequence[float], Sequence[float]]
 
