@@ -165,16 +165,27 @@ def test_outputs(folder, tmp_path):
         ({"budget": "10 runs"}, "a budget in runs is for fine-tuning"),
         ({"size": 2}, "size is 2"),
         ({"limit": 3}, "limit is 3"),
+        ({"size": "16"}, "size is '16'"),
+        ({"size": 16.5}, "size is 16.5"),
+        ({"limit": "all"}, "limit is 'all'"),
+        ({"layer": 3}, "layer is 3: it should be a word"),
+        ({"precision": "fp16"}, "precision is 'fp16'"),
+        ({"workers": 0}, "workers is 0"),
         ({"normalise": ([0.5], [0.2])}, "three means"),
+        ({"normalise": 5}, "three means"),
+        ({"normalise": ([np.nan] * 3, [1.0] * 3)}, "three means"),
         ({"data": "nowhere/at/all"}, "there is no path nowhere/at/all"),
         ({"data": 5}, "data is a int"),
         ({"data": (np.zeros((4, 2), np.uint8), [0, 1, 0, 1])}, "images should be n x H x W"),
         ({"data": (np.full((4, 8, 8), 3.0), [0, 1, 0, 1])}, r"should be in \[0, 1\]"),
+        ({"data": (np.full((4, 8, 8), np.nan), [0, 1, 0, 1])}, "image 0 holds NaN"),
+        ({"data": pd.DataFrame({"path": ["a", "b"], "label": ["x", " "]})}, "1 row without a label, row 2"),
         ({"data": (np.zeros((4, 8, 8), np.uint8), [0, 1])}, "4 images and 2 labels"),
         ({"data": (np.zeros((2, 8, 8), np.uint8), [0.5, 1])}, "a label is 0.5"),
         ({"groups": "patient"}, "neither a file nor"),
         ({"run": []}, "list of checkpoints is empty"),
         ({"run": [5]}, "a checkpoint is a int"),
+        ({"run": [torch.nn.Sequential(torch.nn.LazyLinear(3))]}, "network 0 has lazy layers"),
         ({"key": "nothing"}, "under the key 'nothing'"),
         ({"goal": "FT", "budget": "soon"}, "a budget of 'soon' cannot be read"),
         ({"goal": "FT", "budget": "3 runs"}, "too small"),
@@ -183,6 +194,20 @@ def test_outputs(folder, tmp_path):
 def test_what_does_not_fit_is_a_sentence(folder, options, sentence):
     with pytest.raises(InputError, match=sentence):
         ranked(folder, **options)
+
+
+def test_architectures_that_cannot_be_had(folder, monkeypatch, tmp_path):
+    (tmp_path / "broken.py").write_text("class Broken(:\n")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for arch, plugins, sentence in (
+        ("smallcnn:depth=1", (), "unexpected keyword argument 'depth'"),
+        ("timm/resnet18", (), r"needs an extra: pip install 'ckptbench\[timm\]'"),
+        ("hf", (), r"ckptbench\[transformers\]"),
+        (ARCH, tmp_path / "broken.py", r"broken\.py cannot be loaded: SyntaxError"),
+        (ARCH, [str(tmp_path)], r"broken\.py cannot be loaded: SyntaxError"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            rank(folder / "run", arch, folder / "images", plugins=plugins, store=tmp_path / "store")
 
 
 def test_a_size_that_the_network_does_not_take_is_a_sentence(pictures, tmp_path):
@@ -199,6 +224,11 @@ def test_features_are_checked():
     bad[3, 1] = np.nan
     with pytest.raises(InputError, match="features 1 hold nan in row 3, column 1"):
         rank([good, bad], data=labels)
+    for odd in (good + 1j, good[:, :0], good[0]):
+        with pytest.raises(InputError, match="features 0 should be N x D real numbers"):
+            rank([odd], data=labels)
+    with pytest.raises(InputError, match="label of example 2 is nan"):
+        rank([good], data=np.where(labels == 0, np.nan, labels)[[1, 3, 0, *range(3, 20)]], task="regression")
     with pytest.raises(InputError, match="features 1 have 10 rows"):
         rank([good, good[:10]], data=labels)
     with pytest.raises(InputError, match="19 labels for 20 rows"):
@@ -246,7 +276,7 @@ def test_for_fine_tuning_the_record_is_followed(folder, tmp_path, monkeypatch, f
     assert f"{said}, for fine-tuning" in found.verdict["Take"]
     assert "won 1.5 points" in found.verdict["Why"]
     if column is None:
-        assert "That takes" in found.verdict["Why"]
+        assert "That " in found.verdict["Why"]
         assert found.pick.epoch == 10
     else:
         assert found.pick.epoch == found.table.set_index("epoch")[column].idxmax()
@@ -292,8 +322,12 @@ def test_hostile_and_odd_files_are_sentences(folder, tmp_path, pictures):
     torch.save({**state, "0.weight": state["0.weight"].to_sparse()}, run / "model_6.pth")
     (run / "model_7.safetensors").write_bytes(b"\xff" * 64)
     (run / os.fsdecode(b"model_8_\xff.pth")).write_bytes((run / "model_1.pth").read_bytes())
+    (run / "model_9\n\x1b[31m.pth").write_bytes((run / "model_2.pth").read_bytes())
+    if os.geteuid():
+        (run / "model_2.pth").chmod(0)
     found = ranked(folder, run=run)
-    assert sorted(found.table["epoch"]) == [1, 2, 8, 10]
+    assert sorted(found.table["epoch"]) == ([1, 8, 9, 10] if os.geteuid() else [1, 2, 8, 9, 10])
+    assert "model_9\\n\\x1b[31m.pth" in found.table["checkpoint"].tolist()
     found.to_html(tmp_path / "a.html")
     assert "model_8_\\udcff.pth" in repr(found)
     for name in ("model_5.pth", "model_6.pth", "model_7.safetensors"):

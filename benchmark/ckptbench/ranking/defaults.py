@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ckptbench.agreement.procedures import FirstChoice, Procedure, take_last
 from ckptbench.agreement.record import in_words, published_record, to_follow
 from ckptbench.agreement.recorded import without_finetuning
+from ckptbench.base.errors import InputError
+from ckptbench.base.text import listed
 from ckptbench.base.types import Task
 from ckptbench.plugins import load_plugins
 
@@ -35,7 +37,7 @@ def cheap_score(task: Task, plugins: Sequence[str] = ()) -> str:
         return UNRECORDED[task]
     rows = record[(record["goal"] == "fe") & (record["what"] == "score")]
     rows = rows.sort_values("chosen", ascending=False, kind="stable")
-    return next((name for name in rows["name"] if _is_enough(name, plugins)), UNRECORDED[task])
+    return next((name for name in rows["name"] if lacks(name, plugins) is None), UNRECORDED[task])
 
 
 def for_finetuning(task: Task, plugins: Sequence[str] = ()) -> Advice:
@@ -49,15 +51,18 @@ def for_finetuning(task: Task, plugins: Sequence[str] = ()) -> Advice:
     if procedure is None:
         return Advice(take_last, "the last", f"{why} That takes fine-tunings, which only --budget allows.")
     screen = procedure.selector if isinstance(procedure, FirstChoice) else procedure.screen
-    if screen is not None and not _is_enough(screen, plugins):
-        return Advice(take_last, "the last", f"{why} That takes more than features and labels.")
+    lacking = None if screen is None else lacks(screen, plugins)
+    if lacking is not None:
+        return Advice(take_last, "the last", f"{why} That cannot be had here: {lacking}.")
     how = "first choice of" if isinstance(procedure, FirstChoice) else "best by"
     return Advice(procedure, f"the {how} {name}", why)
 
 
-def _is_enough(label: str, plugins: Sequence[str]) -> bool:
-    """Whether a score is there and features and labels of one checkpoint are all that it needs."""
-    known = load_plugins("selector", plugins)
-    if label.partition(":")[0] not in known.specs:
-        return False
-    return not known[label].pool and not set(known[label].needs) - {"features", "labels"}
+def lacks(label: str, plugins: Sequence[str]) -> str | None:
+    """Why a score cannot be had of the features and labels of one checkpoint; None where it can."""
+    try:
+        spec = load_plugins("selector", plugins)[label]
+    except InputError as error:
+        return str(error)
+    more = sorted(set(spec.needs) - {"features", "labels"}) + ["other checkpoints"] * spec.pool
+    return f"{label} needs {listed(more)}" if more else None

@@ -84,7 +84,7 @@ def _of_networks(
     checkpoints: Any, data: Any, options: Options, store: Store, workers: int | None, reporter: Reporter
 ) -> Ranking:
     from ckptbench.networks.extract import Recipe
-    from ckptbench.networks.hardware import pick_device
+    from ckptbench.networks.hardware import device_of, pick_device
     from ckptbench.ranking.checkpoints import bring
 
     with reporter.stage("read", _count(checkpoints)) as advance:
@@ -97,7 +97,7 @@ def _of_networks(
     labelled = _tokenised(draw(source, source.options.model_copy(update=scaling), options.limit), brought)
     device = pick_device(options.device)
     if brought.networks:
-        device = next(next(iter(brought.networks.values())).parameters()).device
+        device = device_of(next(iter(brought.networks.values())), device)
     recipe = Recipe(brought.architecture, (picture.mean, picture.std), device, options.precision)
     said_by = brought.said_by if picture == brought.preprocessing else "as you said"
     images = used_images(picture, said_by)
