@@ -12,8 +12,8 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.text import counted
 from ckptbench.base.types import Array, Checkpoint, Key, Preprocessing
+from ckptbench.data.labels import as_numpy
 from ckptbench.ranking.examples import Labelled
-from ckptbench.ranking.labels import as_numpy
 from ckptbench.ranking.options import Normalisation
 from ckptbench.suites import Data
 

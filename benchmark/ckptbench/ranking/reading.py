@@ -23,10 +23,10 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.text import counted, nearest
 from ckptbench.base.types import Array, Task
 from ckptbench.data.images import decode
+from ckptbench.data.labels import as_numpy, read_labels
 from ckptbench.data.names import parse_data, read_set
 from ckptbench.data.raw import LARGEST, Files, Pixels, Raw, RawSet, content_digest
 from ckptbench.ranking.examples import Source, Texts
-from ckptbench.ranking.labels import as_numpy, read_labels
 from ckptbench.suites import Data
 
 TABLES = {".csv": ",", ".tsv": "\t"}
