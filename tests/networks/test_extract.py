@@ -210,18 +210,23 @@ def test_bf16_stays_near_fp32_and_apart_from_it(tmp_path: Path) -> None:
     assert 0 < error < 0.02
 
 
-def test_features_that_float16_cannot_hold_are_kept_as_float32(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scale", "shift"), [(1e6, 0.0), (1e-9, 0.0), (1e-4, 1.0)])
+def test_features_that_float16_cannot_hold_are_kept_as_float32(
+    tmp_path: Path, scale: float, shift: float
+) -> None:
+    """Too large; too small; and too nearly constant, as of some untrained networks."""
     pictures, store = Pictures(), Store(tmp_path)
     run(tmp_path / "run", 1)
     state = torch.load(tmp_path / "run" / "epoch0.pt")
-    state["7.weight"] *= 1e6  # the last batch norm's scale
+    state["7.weight"] *= scale  # the last batch norm's
+    state["7.bias"] += shift
     torch.save(state, tmp_path / "run" / "epoch0.pt")
     checkpoints = read_run(tmp_path / "run", ARCH)[0]
     extract(checkpoints, pictures, recipe(), store)
     (found,) = features(store, checkpoints, pictures, recipe())
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
-    assert found.max() > np.finfo(np.float16).max
+    assert np.ptp(found, axis=0).max() > 0
 
 
 # Once, and again.

@@ -278,7 +278,8 @@ def test_a_run_that_did_not_learn_is_named_and_in_no_verdict(tmp_path):
     found = build(results)
     assert "run1 is in no verdict: the loss of epoch 1 is 11.3, above chance." in found.footer
     assert found.boards["fe"]["runs"].max() == 1
-    study = ReportData(results)  # which draws it, under a name that says so
+    results.write(tmp_path)
+    study = ReportData(tmp_path)  # which draws it, under a name that says so
     assert study.groups("fe") == {"target0": {n: (n[:4], "target0") for n in ("run0", "run1 (unsound)")}}
     assert study.over("fe") == "run0 → target0"
 

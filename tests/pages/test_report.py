@@ -17,11 +17,10 @@ from ckptbench.base.text import number
 from ckptbench.pages import report
 from ckptbench.pages.advice import advise
 from ckptbench.pages.queries import ReportData, grouped
-from ckptbench.results import Results
 
 
 def study_of(folder: Path) -> ReportData:
-    return ReportData(Results.read(folder))
+    return ReportData(folder)
 
 
 @pytest.fixture(scope="module")

@@ -100,17 +100,12 @@ def judge_track(
     """
     track, kept, left_out = complete(track)
     size, seeds = track.truth.shape
-    if size > LONG:  # whose coefficients take long, and have little noise
-        resamples, surrogate_scores = min(resamples, 100), min(surrogate_scores, 199)
     about = {"checkpoints": size, "seeds": seeds, "overlap": track.overlap, "left_out": left_out}
     if size < 3:
         names = [*(name for name in scores if name not in REFERENCE), *REFERENCE]
         blank = dict.fromkeys(STATISTICS, np.nan)
         problem = f"{size} checkpoints with truth: at least 3 are needed"
         return pd.DataFrame([{"selector": name, **blank, "problem": problem, **about} for name in names])
-
-    def rng(purpose: str) -> np.random.Generator:
-        return np.random.default_rng(derive_seed("agreement", track.name, purpose))
 
     pool = {name: as_rows(values)[:, kept] for name, values in scores.items() if name not in REFERENCE}
     if track.epochs is not None:
@@ -122,53 +117,81 @@ def judge_track(
     pool["oracle"] = as_rows(track.mean)
     problems = ["" if name == "chance" else _problem(track, q) for name, q in pool.items()]
     repeats = [np.zeros((1, size)) if bad else q for q, bad in zip(pool.values(), problems, strict=True)]
-    stacked, truth = np.concatenate(repeats), track.mean
-    counts = np.array([len(q) for q in repeats])
-
-    def means(values: Float) -> Float:
-        return _group_means(values, counts)
 
     columns: dict[str, Any] = {name: np.full(len(pool) + 1, np.nan) for name in STATISTICS}
-    tau, resolved = tau_b(truth, stacked)[0], resolved_pairs(track)
-    columns["tau"][:-1] = means(tau)
-    columns["tau_w"][:-1] = means(weighted_tau(truth, stacked)[0])
-    columns["tau_w_truth"][:-1] = means(weighted_tau(truth, stacked, rank="truth")[0])
-    columns["tau_resolved"][:-1] = means(resolved_tau(truth, stacked, resolved))
-    columns["rel_1"][:-1] = means(np.array([rel_at_k(truth, q, 1) for q in stacked]))
-    columns["rel_3"][:-1] = means(np.array([rel_at_k(truth, q, 3) for q in stacked]))
-    columns["rho"][:-1] = means(spearman(truth, stacked)[0])
-    columns["r"][:-1] = means(pearson(truth, stacked)[0])
-    columns["resolved_share"][:] = resolved.mean() if seeds > 1 else np.nan
-    columns["tau"][-1] = ceiling(track.truth)
+    resolved = resolved_pairs(track)
+    _fill_orders(columns, track, repeats, resolved)
+    _fill_choices(columns, track, repeats, resolved)
+    if size > LONG:  # whose coefficients take long, and have little noise
+        resamples, surrogate_scores = min(resamples, 100), min(surrogate_scores, 199)
+    columns["p_chance"][:tested] = chance_p(
+        track, repeats[:tested], surrogate_scores, _rng(track, "surrogates")
+    )
+    truths = resample_truth(track, resamples, _rng(track, "resamples"))
+    if truths is not None:
+        _fill_noise(columns, track, repeats[:tested], truths)
+    return pd.DataFrame({"selector": [*pool, "ceiling"], **columns, "problem": [*problems, ""], **about})
 
-    choice = first_choice(stacked)
-    choosing, measured = split_truth(track, rng("splits"))
-    best = (first_choice(choosing) * measured).sum(axis=1).mean()
-    # The oracle chooses on one half too: judged where it chose, it would beat the best.
-    columns["regret"][:-1] = best - means(choice @ measured.mean(axis=0))
-    columns["regret"][-2] = 0.0
+
+def _fill_orders(columns: dict[str, Float], track: Track, repeats: list[Float], resolved: Bool) -> None:
+    """How alike the orders of score and truth are: a row each of ``repeats``, the last one the ceiling's."""
+    truth, stacked, counts = track.mean, np.concatenate(repeats), _counts(repeats)
+    found = {
+        "tau": tau_b(truth, stacked)[0],
+        "tau_w": weighted_tau(truth, stacked)[0],
+        "tau_w_truth": weighted_tau(truth, stacked, rank="truth")[0],
+        "tau_resolved": resolved_tau(truth, stacked, resolved),
+        "rel_1": np.array([rel_at_k(truth, q, 1) for q in stacked]),
+        "rel_3": np.array([rel_at_k(truth, q, 3) for q in stacked]),
+        "rho": spearman(truth, stacked)[0],
+        "r": pearson(truth, stacked)[0],
+    }
+    for name, values in found.items():
+        columns[name][:-1] = _group_means(values, counts)
     if track.epochs is not None:
         with_epoch = tau_b(track.epochs, np.vstack([stacked, truth]))[0]
-        columns["tau_epoch"][:-1] = means(partial_tau(tau, with_epoch[:-1], with_epoch[-1]))
-        columns["gain"][:-1] = means(choice @ truth) - truth[-1]
+        partial = partial_tau(found["tau"], with_epoch[:-1], with_epoch[-1])
+        columns["tau_epoch"][:-1] = _group_means(partial, counts)
+    columns["resolved_share"][:] = resolved.mean() if track.truth.shape[1] > 1 else np.nan
+    columns["tau"][-1] = ceiling(track.truth)
+
+
+def _fill_choices(columns: dict[str, Float], track: Track, repeats: list[Float], resolved: Bool) -> None:
+    """What first choices win and lose; the oracle is the row before the ceiling's."""
+    truth, choice, counts = track.mean, first_choice(np.concatenate(repeats)), _counts(repeats)
+    choosing, measured = split_truth(track, _rng(track, "splits"))
+    best = (first_choice(choosing) * measured).sum(axis=1).mean()
+    # The oracle chooses on one half too: judged where it chose, it would beat the best.
+    columns["regret"][:-1] = best - _group_means(choice @ measured.mean(axis=0), counts)
+    columns["regret"][-2] = 0.0
+    if track.epochs is not None:
+        columns["gain"][:-1] = _group_means(choice @ truth, counts) - truth[-1]
         columns["gain"][-2] = best - measured[:, -1].mean()
         columns["best_gain"][:] = truth.max() - truth[-1]
-        if seeds > 1:
+        if track.truth.shape[1] > 1:
             columns["best_resolved"][:] = _beats_last(truth, resolved)
 
-    columns["p_chance"][:tested] = chance_p(track, repeats[:tested], surrogate_scores, rng("surrogates"))
-    truths = resample_truth(track, resamples, rng("resamples"))
-    if truths is not None:
-        judged = np.concatenate(repeats[:tested])
-        if track.epochs is not None:
-            gains = choice[: len(judged)] @ truths.T - truths[:, -1]
-            columns["gain_sd"][:tested] = _group_means(gains.T, counts[:tested]).std(axis=0, ddof=1)
-        for name, taus in (("tau", tau_b(truths, judged)), ("tau_w", weighted_tau(truths, judged))):
-            sd, middle = _sd(taus, counts[:tested]), columns[name][:tested]
-            columns[f"{name}_low"][:tested] = np.maximum(middle - 1.96 * sd, -1.0)
-            columns[f"{name}_high"][:tested] = np.minimum(middle + 1.96 * sd, 1.0)
-            columns[f"{name}_sd"][:tested] = sd
-    return pd.DataFrame({"selector": [*pool, "ceiling"], **columns, "problem": [*problems, ""], **about})
+
+def _fill_noise(columns: dict[str, Float], track: Track, repeats: list[Float], truths: Float) -> None:
+    """What other ``truths`` (resamples x E) do to gains and taus of the first rows, those of ``repeats``."""
+    judged, counts = np.concatenate(repeats), _counts(repeats)
+    rows = slice(len(counts))
+    if track.epochs is not None:
+        gains = first_choice(judged) @ truths.T - truths[:, -1]
+        columns["gain_sd"][rows] = _group_means(gains.T, counts).std(axis=0, ddof=1)
+    for name, taus in (("tau", tau_b(truths, judged)), ("tau_w", weighted_tau(truths, judged))):
+        sd, middle = _sd(taus, counts), columns[name][rows]
+        columns[f"{name}_low"][rows] = np.maximum(middle - 1.96 * sd, -1.0)
+        columns[f"{name}_high"][rows] = np.minimum(middle + 1.96 * sd, 1.0)
+        columns[f"{name}_sd"][rows] = sd
+
+
+def _rng(track: Track, purpose: str) -> np.random.Generator:
+    return np.random.default_rng(derive_seed("agreement", track.name, purpose))
+
+
+def _counts(repeats: list[Float]) -> Array:
+    return np.array([len(q) for q in repeats])
 
 
 def _beats_last(truth: Float, resolved: Bool) -> bool:
@@ -191,6 +214,8 @@ def _sd(taus: Float, counts: Array) -> Float:
 
 def _problem(track: Track, repeats: Float) -> str:
     bad = ~np.isfinite(repeats).all(axis=0)
+    if bad.all():
+        return "no score at any checkpoint"
     if bad.any():
         where = f"{bad.sum()} candidates" if track.epochs is None else epochs_text(track.epochs[bad])
         return f"not finite at {where}"

@@ -32,10 +32,9 @@ def _ratio(numerator: Float, denominator: Float) -> Float:
 def pair_signs(x: Float) -> NDArray[np.float32]:
     """P x n signs of the differences x[:, i] - x[:, j] over the pairs i < j."""
     columns = np.ascontiguousarray(x.T)
-    return np.concatenate(
-        [np.subtract(row > rest, row < rest, dtype=np.float32)
-         for row, rest in ((columns[i], columns[i + 1 :]) for i in range(len(columns)))]
-    )  # fmt: skip
+    rows = ((columns[i], columns[i + 1 :]) for i in range(len(columns)))
+    signs = [(row > rest).view(np.int8) - (row < rest).view(np.int8) for row, rest in rows]
+    return np.concatenate(signs).astype(np.float32)
 
 
 def tau_b(x: ArrayLike, y: ArrayLike) -> Float:
@@ -71,27 +70,38 @@ def _row_by_row(x: Float, y: Float, coefficient: Callable[[Float, Float], float]
     return np.array(values).reshape(len(x), len(y))
 
 
-def _hyperbolic(first: Float, second: Float) -> Float:
-    """n x m x E (or n x 1 x E) weights 1/(1 + rank), ranked downwards by ``first``, ties by ``second``."""
+def _signs(x: Float) -> Float:
+    """n x E x E signs of the differences x[:, i] - x[:, j]."""
+    return np.subtract(x[:, :, None] > x[:, None, :], x[:, :, None] < x[:, None, :], dtype=np.float64)
+
+
+def _ranked_by(first: Float, second: Float) -> Float:
+    """n x m taus with weights 1/(1 + rank), ranked downwards by ``first``, ties by ``second``.
+
+    Rows without ties have weights of their own, so that all are three matrix products.
+    """
+    n, m, by_rank = len(first), len(second), 1.0 / np.arange(first.shape[1], 0, -1)
+    signs, others = _signs(first), _signs(second)
+    untied, others_untied = np.abs(signs).sum(axis=2), np.abs(others).sum(axis=2)
     weights = np.empty_like(first)
-    by_rank = 1.0 / np.arange(first.shape[1], 0, -1)
     np.put_along_axis(weights, np.argsort(first, axis=1), by_rank[None], axis=1)
-    tied = np.flatnonzero((np.diff(np.sort(first, axis=1), axis=1) == 0).any(axis=1))
-    if not len(tied):
-        return weights[:, None]
-    full = np.repeat(weights[:, None], len(second), axis=1)
-    for row in tied:
+    agree = (weights[:, :, None] * signs).reshape(n, -1) @ others.reshape(m, -1).T
+    left, right = (weights * untied).sum(axis=1)[:, None], weights @ others_untied.T
+    taus = _ratio(agree, np.sqrt(left * right))
+    for row in np.flatnonzero((np.diff(np.sort(first, axis=1), axis=1) == 0).any(axis=1)):
         order = np.lexsort((second, np.broadcast_to(first[row], second.shape)), axis=-1)
-        np.put_along_axis(full[row], order, by_rank[None], axis=1)
-    return full
+        weight = np.empty_like(second)
+        np.put_along_axis(weight, order, by_rank[None], axis=1)
+        agree, left = (weight * np.einsum("ef,mef->me", signs[row], others)).sum(axis=1), weight @ untied[row]
+        taus[row] = _ratio(agree, np.sqrt(left * (weight * others_untied).sum(axis=1)))
+    return taus
 
 
 def weighted_tau(truth: ArrayLike, scores: ArrayLike, rank: str = "both") -> Float:
     """Weighted tau, additive hyperbolic, of every row of ``truth`` with every row of ``scores``.
 
     With weights w_i = 1/(1 + rank_i), tau = sum_i w_i C_i / sqrt(sum_i w_i A_i sum_i w_i B_i), where C_i is
-    the sum over j of both signs' product and A_i, B_i count the j that are not tied with i. The C_i of
-    all rows are E small matrix products.
+    the sum over j of both signs' product and A_i, B_i count the j that are not tied with i.
 
     Parameters
     ----------
@@ -110,26 +120,12 @@ def weighted_tau(truth: ArrayLike, scores: ArrayLike, rank: str = "both") -> Flo
             return _row_by_row(truth, scores, lambda a, q: stats.weightedtau(q, a).statistic)
         by_first: Any = None  # which scipy's type hints leave out
         return _row_by_row(truth, scores, lambda a, q: stats.weightedtau(a, q, rank=by_first).statistic)
-    (_, size), count = truth.shape, len(scores)
-    above, below = scores[:, :, None] > scores[:, None, :], scores[:, :, None] < scores[:, None, :]
-    right = np.subtract(above, below, dtype=np.float32)
-    untied_right = np.abs(right).sum(axis=2, dtype=np.float64)
-    result = np.empty((len(truth), count))
-    chunk = max(1, 2**18 // (size * max(1, count)))
+    result = np.empty((len(truth), len(scores)))
+    chunk = max(1, 2**22 // truth.shape[1] ** 2)
     for start in range(0, len(truth), chunk):
         some = truth[start : start + chunk]
-        weights = [_hyperbolic(some, scores)]
-        if rank == "both":
-            weights.append(_hyperbolic(scores, some).swapaxes(0, 1))
-        sums = np.zeros((len(weights), 3, len(some), count))
-        for i in range(size):
-            left = np.subtract(some[:, i, None] > some, some[:, i, None] < some, dtype=np.float32)
-            terms = (left @ right[:, i].T, np.abs(left).sum(axis=1)[:, None], untied_right[:, i])
-            for total, weight in zip(sums, weights, strict=True):
-                for part, term in zip(total, terms, strict=True):
-                    part += weight[:, :, i] * term
-        taus = [_ratio(agree, np.sqrt(left * right)) for agree, left, right in sums]
-        result[start : start + chunk] = np.mean(taus, axis=0)
+        taus = _ranked_by(some, scores)
+        result[start : start + chunk] = (taus + _ranked_by(scores, some).T) / 2 if rank == "both" else taus
     return result
 
 

@@ -45,8 +45,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
-                f"the disk is full: cannot write {path}; free some room and run the same command again, "
-                "what was computed so far is kept"
+                f"the disk is full: cannot write {path}; free space and rerun, completed work is kept"
             ) from None
         raise
 

@@ -96,7 +96,7 @@ def _write_results(plan: Plan, out: Path | None, as_json: bool, reporter: Report
     folder = (out or local_root(plan.store.root)) / plan.suite.name
     results = collect(plan)
     if is_drawn(results, folder):
-        boards = leaderboard.reread(results, folder)
+        _, boards = leaderboard.read(folder)
     else:
         from ckptbench.pages.report import write_report
 
@@ -147,15 +147,15 @@ def leaderboard(
     store: opt.StorePath = None,
     json_: opt.Json = False,
 ) -> None:
-    """Rebuild a suite's leaderboards from its tables, on any laptop."""
+    """Show a suite's leaderboards, from its tables alone; `report` judges them anew."""
     if from_ is not None and str(from_) == "frozen":
         from ckptbench.pipeline.bundle import frozen_folder, load_frozen
 
         boards = load_frozen(frozen_folder(suite)).leaderboards()
     else:
-        from ckptbench.pages.leaderboard import build
+        from ckptbench.pages.leaderboard import read
 
-        boards = build(opt.read_results(suite, from_, store))
+        _, boards = read(opt.results_folder(suite, from_, store)[0])
     print(boards.json() if json_ else boards.terminal(most=TOP) + _record_text(boards.facts["suite"]), end="")
 
 
@@ -200,11 +200,12 @@ def compare(
 ) -> None:
     """Compare two selectors track by track, with the paired test."""
     from ckptbench.agreement.runs import compare as compare_selectors
-    from ckptbench.agreement.tables import Design, agreement_table
+    from ckptbench.agreement.tables import Design
     from ckptbench.pages.comparison import comparison_text
+    from ckptbench.pages.leaderboard import read
 
-    results = opt.read_results(suite, from_, store)
-    found = compare_selectors(agreement_table(results), a, b, goal, Design.of(results))
+    results, boards = read(opt.results_folder(suite, from_, store)[0])
+    found = compare_selectors(boards.agreement, a, b, goal, Design.of(results))
     if json_:
         tables = {name: opt.rows_of(getattr(found, name)) for name in ("tracks", "runs")}
         opt.print_json(vars(found) | tables)

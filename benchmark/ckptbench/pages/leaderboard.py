@@ -20,7 +20,7 @@ from ckptbench.base.text import counted, duration, listed, number
 from ckptbench.pages.columns import GOALS, board_table
 from ckptbench.pages.paper_table import published_markdown, published_table
 from ckptbench.pages.terminal import as_printed, plain_table
-from ckptbench.results import Results, read_file, table_from_csv
+from ckptbench.results import Results, lists, read_file, table_from_csv
 
 READING = (
     "tau: Kendall's tau-b of score and truth; mean over the protocols of a source-target pair, then over "
@@ -137,10 +137,17 @@ def difference(boards: Leaderboards, published: Path) -> list[str]:
     return sentences
 
 
-def reread(results: Results, folder: Path) -> Leaderboards:
-    """The leaderboards of a folder whose ``agreement.csv`` is known to be that of the results."""
-    content = read_file(folder, "agreement.csv")
-    return build(results, table_from_csv("agreement", content, folder / "agreement.csv"))
+def read(folder: Path) -> tuple[Results, Leaderboards]:
+    """The tables of a results folder, and its leaderboards.
+
+    They are laid out from ``agreement.csv`` where it was judged since the tables were written (which takes
+    away a former one); where there is none, the tables are judged now.
+    """
+    results, agreement = Results.read(folder), None
+    if lists(folder, "agreement.csv"):
+        content = read_file(folder, "agreement.csv")
+        agreement = table_from_csv("agreement", content, folder / "agreement.csv")
+    return results, build(results, agreement)
 
 
 def write(folder: Path) -> Leaderboards:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from ckptbench.base.types import Array, Float
 from ckptbench.pages import leaderboard
 from ckptbench.pages.columns import Row, records
 from ckptbench.pages.figures.run import Curve
-from ckptbench.results import Results
 
 Pair = tuple[str, str]
 """A source run and a target."""
@@ -34,10 +34,9 @@ FREE = ("last-epoch", "source-accuracy")
 class ReportData:
     """A suite's results, looked at once from all the sides that the page shows."""
 
-    def __init__(self, results: Results) -> None:
-        self.results, self.suite = results, results.suite
-        self.design = Design.of(results)
-        self.boards = leaderboard.build(results)
+    def __init__(self, folder: Path) -> None:
+        results, self.boards = leaderboard.read(folder)
+        self.results, self.suite, self.design = results, results.suite, Design.of(results)
         self.goals = list(self.boards.boards)
         agreement = self.boards.agreement
         self.rows: dict[str, dict[str, Row]] = {

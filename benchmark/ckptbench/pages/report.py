@@ -25,7 +25,6 @@ from ckptbench.pages.leaderboard import READING
 from ckptbench.pages.paper_table import PUBLISHED_NOTE, published_page
 from ckptbench.pages.queries import ReportData
 from ckptbench.plugins import load_plugins
-from ckptbench.results import Results
 from ckptbench.suites import FE, FT, Suite
 
 
@@ -53,7 +52,7 @@ def write_report(folder: str | Path) -> Path:
     The path of the page.
     """
     folder = Path(folder)
-    report = ReportData(Results.read(folder))
+    report = ReportData(folder)
     path = folder / "procedures.csv"
     record = read_record(path) if path.exists() else record_of(report.results)
     sections = [part for part in _sections(report, record) if part.figures or part.tables or part.always]

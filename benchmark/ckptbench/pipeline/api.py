@@ -12,7 +12,7 @@ from ckptbench.pipeline import stages
 from ckptbench.pipeline.plan import Options, resolve
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.pipeline.provenance import collect
-from ckptbench.results import Results, find_results, local_root
+from ckptbench.results import find_results, local_root
 from ckptbench.suites import load_suite
 
 
@@ -59,4 +59,4 @@ def leaderboard(suite: str, from_: str | Path | None = None) -> Leaderboards:
         If there are no such results, or they were damaged.
     """
     folder = Path(from_) / suite if from_ is not None else find_results(suite)[0]
-    return boards.build(Results.read(folder))
+    return boards.read(folder)[1]
