@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import pandas as pd
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -101,4 +100,4 @@ def seconds_entry(value: float) -> str:
 
 def count_entry(present: float, wanted: float) -> str:
     """'36/40' cells."""
-    return "" if pd.isna(wanted) else f"{present:.0f}/{wanted:.0f}"
+    return "" if np.isnan(wanted) else f"{present:.0f}/{wanted:.0f}"
