@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, r2_score
+from tests.helpers.tiny import SUITE, run_suite, write_suite
 
 from ckptbench import InputError
 from ckptbench.data.targets import load_target
 from ckptbench.suites import FE, Data, load_suite
 from ckptbench.truth.columns import column_probe
-from tests.helpers.tiny import SUITE, run_suite, write_suite
 
 DATA = {"name": "digits", "per_class": 120, "test_per_class": 150, "size": 8}
 
