@@ -113,6 +113,7 @@ def test_wrapped_networks_and_what_does_not_fit(target: tuple[Array, Array], tmp
             monitor(model, epoch)
     with pytest.raises(InputError, match="no target 'x'"):
         monitor.ranking("x")
+    assert np.isfinite(list(Monitor(target, size=8, store=tmp_path)(network().bfloat16(), 1).values())).all()
     broken = Outer()
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))
