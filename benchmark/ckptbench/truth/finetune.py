@@ -36,6 +36,7 @@ from ckptbench.networks.training import (
     set_rate,
     skip_padding,
     steps_per_epoch,
+    ten_crops,
     to_input,
 )
 from ckptbench.suites import FT
@@ -141,6 +142,11 @@ def finetune(
     images, labels, test_images = images.to(device), labels.to(device), test_images.to(device)
     width = _width(network, head_name, to_input(images[:1], mean, std))
     batch = min(protocol.training.batch, len(images))
+    if protocol.window is not None and protocol.window > min(images.shape[2:]):
+        raise InputError(
+            f"protocol {protocol.name}: a window of {protocol.window} pixels does not fit into images of "
+            f"{images.shape[2]} x {images.shape[3]}"
+        )
 
     def attempt(parts: int) -> tuple[float, float, Tensor]:
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
@@ -149,9 +155,8 @@ def finetune(
             head = nn.Linear(width, n_classes).to(device)
             run = FineTuning(network, head, images, labels, mean, std, batch, parts, seed, LOSSES[task])
             loss, deviation = train(run, protocol, penalties)
-            model, precision = nn.Sequential(network, head), protocol.training.precision
-            blocks = outputs(model, test_images, mean, std, precision, EVALUATION_BATCH // parts)
-            predicted = torch.cat(blocks)
+            model = nn.Sequential(network, head)
+            predicted = predict(model, test_images, mean, std, protocol, EVALUATION_BATCH // parts)
         return loss, deviation, predicted
 
     most = batch // max(penalty.smallest_batch() for penalty in penalties)
@@ -168,7 +173,7 @@ def finetune(
         balanced = balanced_accuracy(correct, test_labels.cpu().numpy())
     return FTResult(
         correct=correct,
-        accuracy=measured(predicted.float().cpu().numpy(), test_labels.cpu().numpy(), task)
+        accuracy=measured(predicted.cpu().numpy(), test_labels.cpu().numpy(), task)
         if correct is None
         else float(correct.mean()),
         balanced_accuracy=balanced,
@@ -178,6 +183,15 @@ def finetune(
         note=_note(batch, parts, penalties),
         features=(put_out(train_images), put_out(test_images)) if features else None,
     )
+
+
+def predict(
+    model: nn.Module, images: Tensor, mean: Pixel, std: Pixel, protocol: FT, batch: int = EVALUATION_BATCH
+) -> Tensor:
+    """Outputs (n x C) of a fine-tuned model for test images, the mean over ten crops if it has a window."""
+    views = [images] if protocol.window is None else ten_crops(images, protocol.window)
+    found = [torch.cat(outputs(model, x, mean, std, protocol.training.precision, batch)) for x in views]
+    return torch.stack(found).float().mean(0)
 
 
 def _in_parts(attempt: Callable[[int], T], most: int, device: torch.device) -> tuple[T, int]:
@@ -295,7 +309,7 @@ def backward(
     training = protocol.training
     total = torch.zeros((), device=batch.device)
     for part in batch.tensor_split(run.parts):
-        images = augment(run.images[part], training.augment, run.seed, epoch, part)
+        images = augment(run.images[part], training.augment, run.seed, epoch, part, protocol.window)
         x = to_input(images, run.mean, run.std)
         with autocast(training.precision, batch.device):
             features = seen = forward(x)
