@@ -138,7 +138,7 @@ class Monitor:
         """
         from ckptbench.networks.architectures import Architecture
         from ckptbench.networks.extract import Recipe, extract
-        from ckptbench.networks.hardware import device_of, pick_device
+        from ckptbench.networks.hardware import pick_device, place_of
         from ckptbench.networks.layouts import tensors_digest
         from ckptbench.networks.training import evaluating
         from ckptbench.ranking.checkpoints import Given
@@ -155,7 +155,7 @@ class Monitor:
         checkpoint = Checkpoint("run", epoch, spec, tensors_digest(state))
         architecture = Architecture(spec, Given(), "", self._layer)
         normalisation = self._picture.mean, self._picture.std
-        recipe = Recipe(architecture, normalisation, device_of(network, pick_device("cpu")))
+        recipe = Recipe(architecture, normalisation, *place_of(network, pick_device("cpu")))
         try:
             with evaluating([network]):
                 for held in self._held.values():

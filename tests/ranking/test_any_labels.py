@@ -15,6 +15,7 @@ from ckptbench import InputError, rank
 from ckptbench.agreement.certainty import guessing_p
 from ckptbench.data.labels import read_labels
 from ckptbench.numerics.linear import PENALTIES
+from ckptbench.ranking.defaults import cheap_score
 from ckptbench.ranking.reading import read_source
 from ckptbench.truth.crossval import COLUMN_METRICS, contributions, make_folds, predictions
 
@@ -134,7 +135,7 @@ def test_a_budget_measures_those_that_a_cheap_score_puts_first(tmp_path: Path) -
     found = rank(features, data=labels, budget=0.001, store=tmp_path, workers=1)
     assert found.table["measured"].notna().sum() == 2
     assert found.pick.epoch == 1
-    assert found.table["ridge-loo"].notna().all()
+    assert found.table[cheap_score("classification")].notna().all()
     assert "nothing is claimed of the other 3" in found.verdict["Measured"]
     whole = rank(features, data=labels, budget="1h", store=tmp_path, workers=1)
     assert whole.table["measured"].notna().all()
@@ -160,7 +161,7 @@ def test_labels_are_read(task: str, labels: list, columns: list) -> None:
         ("multilabel", np.array([[0, 2]]), "should be 0 or 1"),
         ("multilabel", ["", ""], "no example has a label"),
         ("regression", ["a", "1"], "should be numbers"),
-        ("regression", [1.0, np.nan], "finite numbers"),
+        ("regression", [1.0, np.nan], "example 1 is nan: it should be finite"),
     ],
 )
 def test_labels_that_do_not_fit_are_a_sentence(task: str, labels: list, sentence: str) -> None:

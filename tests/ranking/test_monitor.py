@@ -99,7 +99,7 @@ def test_wrapped_networks_and_what_does_not_fit(target: tuple[Array, Array], tmp
         (target, {"log": 5}, "log is a int"),
         (target, {"scores": ["nope"]}, "no selector is called 'nope'"),
         (target, {"scores": ["leep"]}, "leep needs source_probs"),
-        (target, {"scores": ["consensus"]}, "consensus needs other checkpoints"),
+        (target, {"scores": ["borda"]}, "borda needs other checkpoints"),
     )
     for data, options, sentence in odd:
         with pytest.raises(InputError, match=sentence):
@@ -113,6 +113,7 @@ def test_wrapped_networks_and_what_does_not_fit(target: tuple[Array, Array], tmp
             monitor(model, epoch)
     with pytest.raises(InputError, match="no target 'x'"):
         monitor.ranking("x")
+    assert np.isfinite(list(Monitor(target, size=8, store=tmp_path)(network().bfloat16(), 1).values())).all()
     broken = Outer()
     with torch.no_grad():
         next(broken.parameters()).fill_(float("nan"))

@@ -32,9 +32,10 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def device_of(network: torch.nn.Module, otherwise: torch.device) -> torch.device:
-    """Where a network's weights are."""
-    return next((weight.device for weight in network.parameters()), otherwise)
+def place_of(network: torch.nn.Module, device: torch.device) -> tuple[torch.device, Precision]:
+    """Where a network's weights are, ``device`` where it has none, and the precision that they are for."""
+    first = next(network.parameters(), torch.empty(0, device=device))
+    return first.device, "bf16" if first.dtype == torch.bfloat16 else "fp32"
 
 
 def has_fast_bf16(device: torch.device) -> bool:

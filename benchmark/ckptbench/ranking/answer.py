@@ -129,5 +129,10 @@ def epochs_in_words(epochs: Sequence[int]) -> str:
     return "epochs " + listed(shown)
 
 
+def noted(notes: Sequence[str]) -> dict[str, str]:
+    """What a verdict says of them, if there are any."""
+    return {"Note": " ".join(notes)} if notes else {}
+
+
 def percent_of(share: float, least: float = 0.0) -> str:
     return f"{100 * min(1.0, max(least, share)):.1f} %"

@@ -11,7 +11,7 @@ import pandas as pd
 from ckptbench.agreement.certainty import differences, simultaneous_intervals, tied_set
 from ckptbench.base.text import counted, number
 from ckptbench.base.types import Array, Checkpoint
-from ckptbench.ranking.answer import Ranking, epochs_in_words, name_of, percent_of
+from ckptbench.ranking.answer import Ranking, epochs_in_words, name_of, noted, percent_of
 from ckptbench.ranking.defaults import Advice
 from ckptbench.ranking.examples import Labelled
 from ckptbench.ranking.verdict import COLUMNS, Screen, against, compared, make_table
@@ -45,8 +45,7 @@ def untried(
             "says how much the winner differs from the last."
         ),
     }
-    if notes:
-        verdict["Note"] = " ".join(notes)
+    verdict |= noted(notes)
     nothing = pd.DataFrame(index=[pick], columns=list(COLUMNS), dtype=np.float64).assign(tied=True)
     return Ranking(
         table=make_table(checkpoints, pick, nothing, screen), pick=best, tied=(best,),
@@ -108,8 +107,7 @@ def decided(decision: Decision, labelled: Labelled, used: dict[str, str], notes:
         f"{decision.spent} fine-tunings of {counted(len(checkpoints), 'checkpoint')}; nothing is claimed of "
         f"the {len(checkpoints) - len(places)} that were dropped on the way."
     )
-    if notes:
-        verdict["Note"] = " ".join(notes)
+    verdict |= noted(notes)
     facts = {
         "goal": "ft", "examples": len(labelled.labels), "fine_tunings": decision.spent,
         "budget_runs": decision.budget,

@@ -84,7 +84,7 @@ def _of_networks(
     checkpoints: Any, data: Any, options: Options, store: Store, workers: int | None, reporter: Reporter
 ) -> Ranking:
     from ckptbench.networks.extract import Recipe
-    from ckptbench.networks.hardware import device_of, pick_device
+    from ckptbench.networks.hardware import pick_device, place_of
     from ckptbench.ranking.checkpoints import bring
 
     with reporter.stage("read", _count(checkpoints)) as advance:
@@ -95,10 +95,11 @@ def _of_networks(
     picture = prepared(brought.preprocessing, options.size, options.normalise, source.options)
     scaling = {"size": picture.size, "crop": picture.crop, "interpolation": picture.interpolation}
     labelled = _tokenised(draw(source, source.options.model_copy(update=scaling), options.limit), brought)
-    device = pick_device(options.device)
+    device, precision = pick_device(options.device), options.precision
     if brought.networks:
-        device = device_of(next(iter(brought.networks.values())), device)
-    recipe = Recipe(brought.architecture, (picture.mean, picture.std), device, options.precision)
+        device, own = place_of(next(iter(brought.networks.values())), device)
+        precision = own if own == "bf16" else precision
+    recipe = Recipe(brought.architecture, (picture.mean, picture.std), device, precision)
     said_by = brought.said_by if picture == brought.preprocessing else "as you said"
     images = used_images(picture, said_by)
     if isinstance(labelled.examples, Tokens):
@@ -110,7 +111,7 @@ def _of_networks(
         "weights": brought.place(),
         "images": images,
         "data": used_data(labelled),
-        "run on": f"{device.type}, {options.precision}",
+        "run on": f"{device.type}, {precision}",
         "skipped": "; ".join(brought.skipped) or "nothing",
     }
     notes = [f"{epochs_in_words(epochs).capitalize()} hold the same weights." for epochs in brought.twins()]

@@ -12,7 +12,7 @@ from ckptbench.agreement.certainty import Differences, examples_needed, simultan
 from ckptbench.agreement.statistics import Bool
 from ckptbench.base.text import counted, number
 from ckptbench.base.types import Checkpoint, Float, Metric
-from ckptbench.ranking.answer import Ranking, epochs_in_words, name_of, percent_of
+from ckptbench.ranking.answer import Ranking, epochs_in_words, name_of, noted, percent_of
 from ckptbench.ranking.examples import Labelled
 from ckptbench.ranking.options import METRIC_NAMES
 
@@ -90,8 +90,7 @@ def probed(
             f"as many as the budget allowed, those with the highest {screen.selector} and the last; nothing "
             f"is claimed of the other {left}."
         )
-    if notes:
-        verdict["Note"] = " ".join(notes)
+    verdict |= noted(notes)
     facts = {
         "goal": "fe", "task": labelled.task, "metric": metric, "guessing_p": p,
         "told_from_guessing": not guessing, "expected": expected, "examples": len(labelled.labels),
