@@ -11,7 +11,7 @@ import pytest
 
 LAYERS = [
     {"base"},
-    {"suites", "plugins"},
+    {"suites", "kinds", "plugins"},
     {"data", "results", "numerics"},
     {"networks", "agreement"},
     {"scores", "truth", "pages"},

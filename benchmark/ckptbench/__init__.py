@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ckptbench.data.raw import RawSet as RawSet
     from ckptbench.data.raw import content_digest as content_digest
     from ckptbench.data.raw import data_root as data_root
+    from ckptbench.kinds import Extractor as Extractor
+    from ckptbench.kinds import Reader as Reader
+    from ckptbench.kinds import Selector as Selector
     from ckptbench.monitor import Monitor as Monitor
     from ckptbench.networks.architectures import last_linear as last_linear
     from ckptbench.networks.objective import Batch as Batch
@@ -48,9 +51,6 @@ if TYPE_CHECKING:
     from ckptbench.numerics.spectrum import Spectrum as Spectrum
     from ckptbench.pipeline.api import leaderboard as leaderboard
     from ckptbench.pipeline.api import run as run
-    from ckptbench.plugins import Extractor as Extractor
-    from ckptbench.plugins import Reader as Reader
-    from ckptbench.plugins import Selector as Selector
     from ckptbench.ranking.answer import Ranking as Ranking
     from ckptbench.ranking.run import rank as rank
     from ckptbench.scores.candidate import Candidate as Candidate
@@ -85,7 +85,7 @@ _MODULES = {
     "numerics.softmax": "fit_softmax",
     "numerics.spectrum": "Spectrum",
     "pipeline.api": "leaderboard run",
-    "plugins": "Extractor Reader Selector",
+    "kinds": "Extractor Reader Selector",
     "ranking.answer": "Ranking",
     "ranking.run": "rank",
     "scores.candidate": "Candidate SourceImages SourceRows",

@@ -29,7 +29,8 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.types import Checkpoint
 from ckptbench.cli.app import app
-from ckptbench.pipeline.bundle import Archive, decode, encode, load_frozen
+from ckptbench.pipeline.arrays import Archive, decode, encode
+from ckptbench.pipeline.bundle import load_frozen
 from ckptbench.pipeline.executor import run_tasks
 from ckptbench.pipeline.freeze import freeze
 from ckptbench.pipeline.judge_selector import judge_selector

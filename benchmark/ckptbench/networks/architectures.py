@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.text import nearest
+from ckptbench.kinds import Extractor
 from ckptbench.networks.layouts import Found, find_weights, read_file
-from ckptbench.plugins import Extractor, Registry
+from ckptbench.plugins import Registry
 
 # What fills weights at random, methods of tensors and functions of torch.nn.init; those that torch.nn.init
 # builds on them need not be named.

@@ -21,16 +21,8 @@ from ckptbench.base.sampling import stratified
 from ckptbench.base.store import Store
 from ckptbench.base.text import nearest
 from ckptbench.base.types import Array, Key
-from ckptbench.pipeline.bundle import (
-    Archive,
-    Encoding,
-    FrozenCheckpoint,
-    FrozenPair,
-    FrozenSource,
-    Manifest,
-    encode,
-    load_frozen,
-)
+from ckptbench.pipeline.arrays import Archive, Encoding, encode
+from ckptbench.pipeline.bundle import FrozenCheckpoint, FrozenPair, FrozenSource, Manifest, load_frozen
 from ckptbench.pipeline.plan import Plan
 from ckptbench.results import Results
 from ckptbench.scores.tasks import CandidateFiles
