@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ckptbench.kinds import Selector as Selector
     from ckptbench.monitor import Monitor as Monitor
     from ckptbench.networks.architectures import last_linear as last_linear
+    from ckptbench.networks.curvature import Loss as Loss
+    from ckptbench.networks.curvature import loss_variation as loss_variation
     from ckptbench.networks.objective import Batch as Batch
     from ckptbench.networks.objective import Objective as Objective
     from ckptbench.networks.training import augment as augment
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     from ckptbench.ranking.answer import Ranking as Ranking
     from ckptbench.ranking.run import rank as rank
     from ckptbench.scores.candidate import Candidate as Candidate
-    from ckptbench.scores.candidate import SourceImages as SourceImages
+    from ckptbench.scores.candidate import Images as Images
     from ckptbench.scores.candidate import SourceRows as SourceRows
     from ckptbench.scores.score import member_score as member_score
     from ckptbench.scores.score import score as score
@@ -77,6 +79,7 @@ _MODULES = {
     "data.raw": "Files Pixels Raw RawSet content_digest data_root",
     "monitor": "Monitor",
     "networks.architectures": "last_linear",
+    "networks.curvature": "Loss loss_variation",
     "networks.objective": "Batch Objective",
     "networks.training": "augment to_input",
     "numerics.discriminant": "lda_leave_one_out",
@@ -88,7 +91,7 @@ _MODULES = {
     "kinds": "Extractor Reader Selector",
     "ranking.answer": "Ranking",
     "ranking.run": "rank",
-    "scores.candidate": "Candidate SourceImages SourceRows",
+    "scores.candidate": "Candidate Images SourceRows",
     "scores.score": "member_score score",
     "suites": "FE",
     "truth.penalty": "FineTuning Penalty layer_outputs",

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Selector(Protocol):
     """What a selector plugin looks like; nothing need inherit from it.
 
-    ``needs`` is a subset of features, labels, source_probs, source_logits, source, weights, source_images
-    (features and labels where it is not given); ``random`` says that the score draws from
+    ``needs`` is a subset of features, labels, source_probs, source_logits, source, weights, source_images,
+    target_images (features and labels where it is not given); ``random`` says that the score draws from
     ``candidate.rng``. Annotated class attributes with defaults are parameters. A selector with a
     parameter ``scale`` ("raw" or "std") is handed the features scaled that way. ``readings`` are settings
     ("reading=code") that ``*`` puts beside the defaults. ``Annotated[int, Field(ge=1)]`` bounds a

@@ -37,7 +37,10 @@ PLURALS: dict[Kind, str] = {
 }  # fmt: skip
 """Of the folders and entry-point groups."""
 ENVIRONMENT = "CKPTBENCH_PLUGINS"
-NEEDS = ("features", "labels", "source_probs", "source_logits", "source", "weights", "source_images")
+NEEDS = (
+    "features", "labels", "source_probs", "source_logits", "source", "weights", "source_images",
+    "target_images",
+)  # fmt: skip
 # A class with a ``name`` and one of these methods is a plugin of the kind.
 _METHODS: dict[Kind, tuple[str, ...]] = {
     "selector": ("score", "score_pool"), "extractor": ("build",), "penalty": ("penalise",),

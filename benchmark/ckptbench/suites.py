@@ -75,7 +75,7 @@ class Data(_Strict):
         return self
 
 
-Augment = Literal["none", "flip", "crop", "crop-flip"]
+Augment = Literal["none", "flip", "crop", "crop-flip", "resized-crop", "resized-crop-flip"]
 Precision = Literal["fp32", "bf16", "auto"]
 
 
@@ -199,7 +199,8 @@ class FT(_Protocol):
     """Fine-tuning: the whole network with a new head whose rate is ``head_multiplier`` times.
 
     ``penalties`` is the method: what it adds to the loss, as ``name`` or ``name:param=value,...``;
-    ``l2`` is plain weight decay. `ckptbench list penalties` names them.
+    ``l2`` is plain weight decay. `ckptbench list penalties` names them. With ``window`` the network sees
+    squares of that side: random resized crops in training, and in the test the mean logits of ten crops.
     """
 
     training: Training
@@ -209,6 +210,7 @@ class FT(_Protocol):
     rate: float = Field(1.0, gt=0, le=1, description="sampling rate of the train split, per class")
     seeds: int = Field(3, ge=1)
     penalties: tuple[str, ...] = Field(("l2",), min_length=1)
+    window: int | None = Field(None, ge=8, description="pixels to a side of the crops that it sees")
     goal: ClassVar = "ft"
 
     @property
@@ -220,6 +222,8 @@ class FT(_Protocol):
     def _one_length(self) -> FT:
         if (self.epochs is None) == (self.iterations is None):
             raise ValueError(f"protocol {self.name!r} needs epochs or iterations, one of them")
+        if self.window is not None and not self.training.augment.startswith("resized-crop"):
+            raise ValueError(f"protocol {self.name!r}: window needs augment = 'resized-crop' or with '-flip'")
         return self
 
 
@@ -303,6 +307,9 @@ class Suite(_Strict):
         for protocol in content["fe"]:
             if protocol["after"] is None:
                 del protocol["after"]
+        for protocol in content["ft"]:
+            if protocol["window"] is None:
+                del protocol["window"]
         for data in (part["data"] for part in (*content["sources"], *content["targets"]) if part["data"]):
             for name in ("crop", "interpolation"):
                 if data[name] == Data.model_fields[name].default:

@@ -26,6 +26,7 @@ from ckptbench.networks.training import (
     set_rate,
     skip_padding,
     steps_per_epoch,
+    ten_crops,
     to_input,
 )
 from ckptbench.suites import Training
@@ -82,6 +83,39 @@ def test_an_examples_augmentation_does_not_depend_on_its_batch(
         augment(images[i : i + 1], "crop-flip", seed, epoch, rows[i : i + 1]) for i in range(len(indices))
     ]
     assert torch.equal(together, torch.cat(alone))
+
+
+def test_resized_crops_are_boxes_of_the_allowed_sizes_and_shapes() -> None:
+    """On ramps across and down, whose slopes and offsets tell each box."""
+    n, side, window = 400, 256, 32
+    ramp = torch.arange(side, dtype=torch.uint8).expand(side, side)
+    images = torch.stack([ramp, ramp.T, ramp]).expand(n, -1, -1, -1)
+    crops = augment(images, "resized-crop", 3, 1, torch.arange(n), window).double()
+    assert crops.shape == (n, 3, window, window)
+    line = torch.arange(window) + 0.5
+    boxes = {}
+    for name, values in (("wide", crops[:, 0].mean(1)), ("high", crops[:, 1].mean(2))):
+        slope = ((line - line.mean()) * values).sum(1) / ((line - line.mean()) ** 2).sum()
+        start = values.mean(1) - slope * line.mean() + 0.5
+        assert (start > -2).all()
+        assert (start + slope * window < side + 2).all()
+        boxes[name] = slope * window / side
+    area, ratio = boxes["wide"] * boxes["high"], boxes["wide"] / boxes["high"]
+    assert 0.07 < area.min() < 0.13 < 0.85 < area.max() < 1.01
+    assert 0.72 < ratio.min() < 0.8 < 1.25 < ratio.max() < 1.38
+    assert area.mean() == pytest.approx(0.53, abs=0.05)
+
+
+def test_ten_crops_are_corners_and_middle_and_their_mirrors() -> None:
+    images = pictures(2)
+    crops = ten_crops(images, 4)
+    size = images.shape[2]
+    assert len(crops) == 10
+    assert torch.equal(crops[0], images[:, :, :4, :4])
+    assert torch.equal(crops[3], images[:, :, size - 4 :, size - 4 :])
+    middle = (size - 4) // 2
+    assert torch.equal(crops[4], images[:, :, middle : middle + 4, middle : middle + 4])
+    assert torch.equal(crops[9], crops[4].flip(3))
 
 
 def test_augmentation_changes_with_epoch_and_seed_alone() -> None:

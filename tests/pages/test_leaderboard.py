@@ -20,9 +20,10 @@ from ckptbench.agreement.runs import compare
 from ckptbench.agreement.sanity import EDGE
 from ckptbench.base.types import Computed
 from ckptbench.pages.comparison import comparison_text, judged_text
-from ckptbench.pages.leaderboard import Leaderboards, build, difference, write
+from ckptbench.pages.leaderboard import Leaderboards, _assumed_lines, build, difference, write
 from ckptbench.pages.queries import ReportData
 from ckptbench.results import Results
+from ckptbench.suites import load_suite
 
 LONG = "an-outside-score-of-great-length:scale=std,neighbours=12"
 SELECTORS = {
@@ -111,6 +112,15 @@ def test_a_constant_score_is_named(boards):
     said = "logme: constant on run0/target0, run0/target1, run0/target2 (tau 0, mean regret there)."
     assert squeezed(said) in squeezed(boards.terminal(100))
     assert f"- {said}" in boards.markdown()
+
+
+def test_the_footer_says_what_the_suite_assumed():
+    suite = load_suite("shrinkage-dose")
+    lines = _assumed_lines(suite)
+    assert all(line.startswith("Assumed, where the paper is silent, for ") for line in lines)
+    for what in {what for protocol in suite.ft for what in protocol.assumed}:
+        assert sum(what in line for line in lines) == 1
+    assert _assumed_lines(load_suite("demo")) == []
 
 
 def test_the_footer_says_where_the_numbers_come_from(boards):

@@ -16,7 +16,7 @@ from torch import nn
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.types import Array
-from ckptbench.scores.candidate import Candidate, SourceImages
+from ckptbench.scores.candidate import Candidate, Images
 from ckptbench.scores.score import score as library_score
 
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -30,7 +30,7 @@ def network(classes: int = 3, side: int = 8) -> nn.Module:
 def on_images(make: Callable[[], nn.Module], n: int = 20, side: int = 8, classes: int = 3) -> Candidate:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (n, 3, side, side)).astype(np.uint8)
-    images = SourceImages(pixels, np.arange(n) % classes, MEAN, STD)
+    images = Images(pixels, np.arange(n) % classes, MEAN, STD)
     return Candidate(np.zeros((3, 2)), np.arange(3), make_model=make, read_source_images=lambda: images)
 
 

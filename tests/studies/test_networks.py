@@ -13,19 +13,18 @@ from helpers.tiny import SUITE, run_suite, write_suite
 from torch import nn
 
 from ckptbench.base.files import read_json
-from ckptbench.networks.curvature import Loss
+from ckptbench.networks.curvature import STEP, WALK, Loss, loss_variation
 from ckptbench.numerics.kernels import arc_cosine
 from ckptbench.studies import gram_theory
 from ckptbench.studies.angles import corresponding_cosines
-from ckptbench.studies.base import Case, write
+from ckptbench.studies.base import Case, measure, write
 from ckptbench.studies.catalogue import STUDIES, find_study
 from ckptbench.studies.deviation import deviations
 from ckptbench.studies.ewc import EWC, fisher
-from ckptbench.studies.finetuned import PRETRAINED, SCRATCH, benches, survey
+from ckptbench.studies.finetuned import PRETRAINED, SCRATCH, Row, Survey, Trial, benches, survey
 from ckptbench.studies.frequency import kept_shares, passed
 from ckptbench.studies.gradients import gradient_rows, projections
 from ckptbench.studies.landscape import plane
-from ckptbench.studies.loss_variation import LENGTH, WALK, variation
 from ckptbench.studies.spectra import batch_spectrum
 from ckptbench.studies.weights_map import map_rows
 from ckptbench.truth.penalty import FineTuning
@@ -94,9 +93,8 @@ class Slope(Loss):
 
 def test_variation_of_a_linear_loss() -> None:
     b = torch.tensor([3.0, 4.0], dtype=torch.float64)
-    found = variation(Slope(b), rate=0.1)
-    assert found["gradient-sized"] == pytest.approx(WALK * 0.1 * 25)
-    assert found["fixed"] == pytest.approx(WALK * LENGTH * 5)
+    assert loss_variation(Slope(b), rate=0.1) == pytest.approx(WALK * 0.1 * 25)
+    assert loss_variation(Slope(b)) == pytest.approx(WALK * STEP * 5)
 
 
 def test_a_plane_holds_the_loss_of_moved_weights() -> None:
@@ -180,7 +178,7 @@ def test_ewc_pulls_weights_back_by_their_information() -> None:
 
 
 def test_distances_on_the_map_are_means_over_ends_of_a_start() -> None:
-    vectors = torch.tensor([[0.0], [1.0], [10.0], [13.0]])
+    vectors = [torch.tensor([x]) for x in (0.0, 1.0, 10.0, 13.0)]
     found = map_rows(pd.DataFrame({"start": ["a", "a", "b", "b"]}), vectors)
     assert found["to_own"].tolist() == [1, 1, 3, 3]
     assert found["to_other"].tolist() == [11.5, 10.5, 9.5, 12.5]
@@ -197,11 +195,15 @@ def case(tmp_path_factory) -> Case:
 
 
 def test_watching_changes_nothing(case) -> None:
-    """Looking on the way leaves the end of training as it is, bit for bit."""
-    seen = [
-        survey(case, lambda trial, step, run: [{"a": float(run.head.weight.detach().sum())}], n)
-        for n in (0, 3)
-    ]
+    """Looking on the way, for one study or several, leaves the end of training as it is, bit for bit."""
+
+    def look(trial: Trial, step: int, run: FineTuning) -> list[Row]:
+        return [{"a": float(run.head.weight.detach().sum())}]
+
+    ((alone, _),) = survey(case, [Survey(look)])
+    (fewer, _), (often, _) = survey(case, [Survey(look, starts=(PRETRAINED,)), Survey(look, 3)])
+    seen = [alone, often]
+    pd.testing.assert_frame_equal(fewer, alone[alone["start"] == PRETRAINED].reset_index(drop=True))
     ends = [table[table["step"] == table["step"].max()]["a"].tolist() for table in seen]
     assert ends[0] == ends[1]
     assert sorted(set(seen[1]["step"])) == [0, 2, 4, 6]
@@ -225,7 +227,8 @@ def test_every_study_runs(name: str, case, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(gram_theory, "EXAMPLES", 4)
     case = replace(case, seeds=2) if name == "weights-map" else case
     case = replace(case, sources=("run", "variant")) if name == "mitigations" else case
-    outcome = write(find_study(name), case, tmp_path, {})
+    ((study, outcome, seconds),) = measure([find_study(name)], case)
+    write(study, case, outcome, seconds, tmp_path, {})
     assert len(outcome.table) > 0
     assert outcome.table.notna().all(axis=None)
     assert outcome.figure.title.endswith(".")

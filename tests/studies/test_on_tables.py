@@ -15,7 +15,8 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.files import read_json
 from ckptbench.base.store import Store
 from ckptbench.cli.app import app
-from ckptbench.studies.base import Case, settled, verdict, write
+from ckptbench.studies import bss_k, shrinkage, tsvd
+from ckptbench.studies.base import Case, measure, settled, verdict, write
 from ckptbench.studies.best_epochs import best_epochs, joint_truths
 from ckptbench.studies.catalogue import find_study
 from ckptbench.studies.double_u import around_drops
@@ -99,12 +100,26 @@ def test_a_study_writes_table_figure_and_provenance(name: str, tmp_path) -> None
     suite = fake_suite(protocols, 2, 1)
     write_results(tmp_path / "results" / "fake", suite=suite, protocols=protocols, sources=2, targets=1)
     case, out = Case(suite=suite, store=Store(tmp_path)), tmp_path / "out"
-    outcome = write(find_study(name), case, out, {"numpy": "2"})
+    ((study, outcome, seconds),) = measure([find_study(name)], case)
+    write(study, case, outcome, seconds, out, {"numpy": "2"})
     facts = read_json(out / "study.json")
     assert facts["sentence"] == outcome.sentence
     assert facts["suite_digest"] == suite.digest
     assert len(pd.read_csv(out / "table.csv")) == 2
     assert (out / "figure.svg").read_text().count("<svg") == 1
+
+
+def test_without_ft_truth_the_fe_part_still_runs(tmp_path) -> None:
+    protocols = (("fe-tuned", "fe"),)
+    suite = fake_suite(protocols, 2, 1)
+    write_results(tmp_path / "results" / "fake", suite=suite, protocols=protocols, sources=2, targets=1)
+    case = Case(suite=suite, store=Store(tmp_path))
+    ((_, outcome, _),) = measure([find_study("best-epochs")], case)
+    assert outcome.table["fe_epoch"].notna().all()
+    assert "no pair has FT truth; FE falls, resolved, in" in outcome.figure.title
+    assert outcome.sentence.endswith("no pair has FT truth.")
+    with pytest.raises(InputError, match="has no FT truth at three epochs or more"):
+        list(measure([find_study("epoch-transfer")], case))
 
 
 def dose(tmp_path, accuracies: dict[tuple[str, ...], float]) -> Case:
@@ -134,23 +149,23 @@ def test_sweeps_pair_methods_by_seed_and_rate(tmp_path) -> None:
         ("l2",): 0.5, ("tsvd:r=1",): 0.51, ("tsvd",): 0.54, ("l2", "bss:k=1"): 0.52, ("l2", "bss:k=4"): 0.5,
     }  # fmt: skip
     case = dose(tmp_path, accuracies)
-    outcome = find_study("tsvd").measure(case)
+    outcome = tsvd.measure(case)
     assert set(outcome.table["r"]) == {0, 1, 8}
     assert "lower by 4.00 points" in outcome.figure.title
     assert outcome.sentence.startswith("Agrees")
-    outcome = find_study("bss-k").measure(case)
+    outcome = bss_k.measure(case)
     assert set(outcome.table["k"]) == {0, 1, 4}
     assert outcome.sentence.startswith("Contradicts")
 
 
 def test_the_gain_from_bss_is_paired_with_the_method_alone(tmp_path) -> None:
     case = dose(tmp_path, {("l2",): 0.5, ("l2", "bss"): 0.52, ("l2-sp",): 0.6, ("l2-sp", "bss"): 0.61})
-    outcome = find_study("shrinkage").measure(case)
+    outcome = shrinkage.measure(case)
     gains = outcome.table.groupby("method")["gain"].mean()
     assert gains.to_dict() == pytest.approx({"l2": 2.0, "l2-sp": 1.0})
     assert outcome.sentence.startswith("Agrees")
     with pytest.raises(InputError, match="no sweep over r of tsvd"):
-        find_study("tsvd").measure(case)
+        tsvd.measure(case)
 
 
 def test_a_study_says_what_it_lacks(tmp_path) -> None:
@@ -169,4 +184,5 @@ def test_every_study_has_a_module() -> None:
     from ckptbench.studies.catalogue import STUDIES
 
     for name in STUDIES:
-        assert callable(importlib.import_module(f"ckptbench.studies.{name.replace('-', '_')}").measure)
+        module = importlib.import_module(f"ckptbench.studies.{name.replace('-', '_')}")
+        assert callable(module.conclude if hasattr(module, "SURVEY") else module.measure)

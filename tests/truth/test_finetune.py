@@ -32,8 +32,9 @@ from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
 from ckptbench.base.sampling import stratified
 from ckptbench.networks.hardware import has_fast_bf16
-from ckptbench.networks.training import batches, schedule, seeded, to_input
+from ckptbench.networks.training import batches, schedule, seeded, ten_crops, to_input
 from ckptbench.suites import FT
+from ckptbench.truth.finetune import classify
 
 # --- the training loop against a plain one -------------------------------------------------------
 
@@ -140,6 +141,21 @@ def test_result_is_what_the_test_split_says() -> None:
     wrong = np.where(result.correct, truth, (truth + 1) % CLASSES)
     assert result.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, wrong))
     assert result.note == ""
+
+
+def test_a_window_is_trained_on_by_crops_and_tested_on_ten() -> None:
+    protocol = recipe(epochs=6, window=12, training={"augment": "resized-crop-flip"})
+    network = small_network()
+    assert run(network, protocol).accuracy > 1.2 / CLASSES
+    model = small_network().eval()
+    with torch.no_grad():
+        crops = [model(to_input(crop, MEAN, STD)) for crop in ten_crops(TEST[0], 12)]
+    slow = torch.stack(crops).mean(0).argmax(1)
+    assert torch.equal(classify(model, TEST[0], MEAN, STD, protocol), slow)
+    with pytest.raises(InputError, match="a window of 64 pixels does not fit into images of"):
+        run(network, recipe(epochs=1, window=64, training={"augment": "resized-crop"}))
+    with pytest.raises(ValueError, match="window needs augment"):
+        recipe(epochs=1, window=12)
 
 
 def test_iterations_count_steps_and_milestones_are_theirs() -> None:

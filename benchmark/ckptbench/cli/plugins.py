@@ -83,6 +83,7 @@ def _needs(spec: PluginSpec) -> str:
         "source_logits": "source head",
         "source": "source rows",
         "source_images": "source images",
+        "target_images": "target images",
     }
     needs = [beside.get(need, need) for need in spec.needs if need not in ("features", "labels")]
     if "labels" not in spec.needs:

@@ -12,7 +12,7 @@ from ckptbench.cli import options as opt
 
 
 def study(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="a study's name: see ckptbench list studies")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="see ckptbench list studies")],
     suite: Annotated[str, typer.Option("--suite", help="a suite's name, or the path of a TOML file")],
     source: Annotated[list[str] | None, typer.Option("--source", help="a source run; repeatable")] = None,
     target: Annotated[list[str] | None, typer.Option("--target", help="a target; repeatable")] = None,
@@ -30,29 +30,31 @@ def study(
     plugins: opt.Plugins = None,
     publish: opt.Publish = False,
 ) -> None:
-    """Repeat a measurement of a paper: a table, a figure, and whether it agrees here.
+    """Repeat measurements of the papers: a table, a figure, and whether it agrees here.
 
+    Studies that look at trainings, named together, share them.
     Studies on tables take all sources and targets by default, studies that run networks the first.
     """
     from ckptbench.base.store import Store
     from ckptbench.pipeline.provenance import versions
     from ckptbench.results import local_root
-    from ckptbench.studies.base import Case, write
+    from ckptbench.studies.base import Case, measure, write
     from ckptbench.studies.catalogue import find_study
     from ckptbench.suites import load_suite
 
-    chosen = find_study(name)
+    studies = [find_study(name) for name in dict.fromkeys(names)]
     case = Case(
         suite=load_suite(suite), store=Store(store), sources=tuple(source or ()), targets=tuple(target or ()),
         epoch=epoch, seeds=seeds, full=full, weights=weights, texts=texts, device=device,
         plugins=tuple(plugins or ()),
     )  # fmt: skip
     root = opt.PUBLISHED if publish else local_root(case.store.root)
-    folder = root / case.suite.name / "studies" / name
-    outcome = write(chosen, case, folder, versions())
-    print(outcome.figure.title)
-    print(outcome.sentence)
-    print(f"table.csv and figure.svg are in {folder}", file=sys.stderr)
+    for one, outcome, seconds in measure(studies, case):
+        folder = root / case.suite.name / "studies" / one.name
+        write(one, case, outcome, seconds, folder, versions())
+        print(outcome.figure.title)
+        print(outcome.sentence)
+        print(f"table.csv and figure.svg are in {folder}", file=sys.stderr)
 
 
 def interference(

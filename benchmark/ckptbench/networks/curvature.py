@@ -20,6 +20,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ckptbench.base.types import Array, Float
 
+WALK = 100  # steps down the gradient
+STEP = 0.01  # how long they are where that is fixed; the paper does not say
+
 
 class Loss:
     """Mean cross-entropy of a copy of a model on fixed examples, as a function of some of its parameters.
@@ -128,6 +131,23 @@ class Loss:
                 drawn = [one - share * two for one, two in zip(drawn, other, strict=True)]
             found.append([_like_filters(*pair) for pair in zip(drawn, self.parameters, strict=True)])
         return found
+
+
+def loss_variation(loss: Loss, rate: float | None = None, every: int = 1) -> float:
+    """The largest |L(theta - s g) - L(theta)| on a walk of 100 steps down the gradient g.
+
+    Source: Liu et al. 2019, appendix A, after Santurkar et al. 2018, How Does Batch Normalization Help
+    Optimization?, section 3.2.
+
+    Parameters
+    ----------
+    rate : steps are this times the gradient; ``STEP`` long where None
+    every : of so many steps one is looked at
+    """
+    gradient, here = loss.gradient(), loss.value()
+    size = STEP / max(float(flat(gradient).norm()), 1e-30) if rate is None else rate
+    walked = loss.along(gradient, -size * np.arange(every, WALK + 1, every))
+    return float(np.nanmax(np.abs(walked - here)))
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:

@@ -74,16 +74,23 @@ def uniform(seed: int, epoch: int, stream: str, indices: Tensor) -> Tensor:
     return _draw(seed, epoch, stream, indices, 1 << 24) / (1 << 24)  # float32 holds 24 bits exactly
 
 
-def augment(images: Tensor, kind: Augment, seed: int, epoch: int, indices: Tensor) -> Tensor:
+def augment(
+    images: Tensor, kind: Augment, seed: int, epoch: int, indices: Tensor, window: int | None = None
+) -> Tensor:
     """Random flips and crops of a batch, drawn per example.
 
     Parameters
     ----------
     images : uint8, n x c x H x W, on any device
     kind : ``flip`` mirrors half of the images; ``crop`` takes an H x W window of the image padded with
-        H // 8 black pixels on each side (4 at 32 x 32); ``crop-flip`` does both
+        H // 8 black pixels on each side (4 at 32 x 32); ``crop-flip`` does both; ``resized-crop`` takes
+        8 to 100 % of the image, 3/4 to 4/3 as wide as high, scaled to ``window`` x ``window``
     indices : int64, n, on the device of the images: which example of the training set each image is
+    window : pixels to a side of resized crops; H where None
     """
+    if kind.startswith("resized-crop"):
+        images = _resized_crops(images, window or images.shape[2], seed, epoch, indices)
+        kind = "flip" if kind == "resized-crop-flip" else "none"
     if kind == "none":
         return images
     n, channels, height, width = images.shape
@@ -100,6 +107,36 @@ def augment(images: Tensor, kind: Augment, seed: int, epoch: int, indices: Tenso
     each = torch.arange(n, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[:, None, None]
     return images[each, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _resized_crops(images: Tensor, side: int, seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """As torchvision's, but that a box too wide or too high for the image is cut down to it."""
+    n, channels, *size = images.shape
+    area, shape, top, left = (
+        uniform(seed, epoch, stream, indices) for stream in ("area", "shape", "top", "left")
+    )
+    area, ratio = 0.08 + 0.92 * area, torch.exp((2 * shape - 1) * math.log(4 / 3))
+    pixels = area * math.prod(size)
+    # Height and width of each box, and its centre, as shares of the image.
+    high = ((pixels / ratio).sqrt() / size[0]).clamp(max=1)
+    wide = ((pixels * ratio).sqrt() / size[1]).clamp(max=1)
+    theta = torch.zeros(n, 2, 3, device=images.device)
+    theta[:, 0, 0], theta[:, 0, 2] = wide, (1 - wide) * (2 * left - 1)
+    theta[:, 1, 1], theta[:, 1, 2] = high, (1 - high) * (2 * top - 1)
+    grid = F.affine_grid(theta, [n, channels, side, side], align_corners=False)
+    sampled = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return sampled.round().clamp(0, 255).to(torch.uint8)
+
+
+def ten_crops(images: Tensor, side: int) -> list[Tensor]:
+    """The four corners and the middle of images (n x c x H x W), each as it is and mirrored."""
+    down, across = (length - side for length in images.shape[2:])
+    corners = [(top, left) for top in (0, down) for left in (0, across)]
+    crops = [
+        images[:, :, top : top + side, left : left + side]
+        for top, left in [*corners, (down // 2, across // 2)]
+    ]
+    return [*crops, *(crop.flip(3) for crop in crops)]
 
 
 @lru_cache(maxsize=8)

@@ -21,6 +21,7 @@ from ckptbench.pages.columns import GOALS, board_table
 from ckptbench.pages.paper_table import published_markdown, published_table
 from ckptbench.pages.terminal import as_printed, plain_table
 from ckptbench.results import Results, lists, read_file, table_from_csv
+from ckptbench.suites import Suite
 
 READING = (
     "tau: Kendall's tau-b of score and truth; mean over the protocols of a source-target pair, then over "
@@ -184,6 +185,7 @@ def _footer(results: Results, agreement: pd.DataFrame, design: Design) -> list[s
             f"{str(goal).upper()} truth: {', '.join(f'{name} ({n} seeds)' for name, n in seeds.items())}; "
             f"{len(done)} of {len(cells)} cells; {duration(cells['seconds'].sum())} on {devices}."
         )
+    lines += _assumed_lines(results.suite)
     pairs = truth[["source", "target"]].drop_duplicates()
     sources = pairs["source"].nunique()
     runs = f"ONE source run ({pairs['source'].iloc[0]})" if sources == 1 else f"{sources} source runs"
@@ -207,6 +209,18 @@ def _footer(results: Results, agreement: pd.DataFrame, design: Design) -> list[s
         more = f" and {counted(len(tracks) - 1, 'more track')}" * (len(tracks) > 1)
         lines.append(f"{tracks[0]}{more}: {what}.")
     return lines
+
+
+def _assumed_lines(suite: Suite) -> list[str]:
+    """What a paper leaves open and the suite chose."""
+    chosen: dict[str, list[str]] = defaultdict(list)
+    for protocol in suite.protocols:
+        for what in protocol.assumed:
+            chosen[what].append(protocol.name)
+    of: dict[str, list[str]] = defaultdict(list)
+    for what, names in chosen.items():
+        of[listed(names)].append(what)
+    return [f"Assumed, where the paper is silent, for {who}: {'; '.join(what)}." for who, what in of.items()]
 
 
 def _doubt_lines(truth: pd.DataFrame) -> list[str]:

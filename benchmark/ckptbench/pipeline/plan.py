@@ -131,13 +131,15 @@ class Plan:
     def candidates(self, source: SourceRun, target: str) -> list[CandidateFiles]:
         """The trajectory of a pair as selectors see it, in epoch order."""
         data, rows, key = self.targets[target].train, source.rows, source.recipe.key
+        (spec,) = (spec.data for spec in self.suite.targets if spec.name == target)
         return [
             CandidateFiles(
                 features=key(checkpoint, data), labels=data.labels, checkpoint=checkpoint,
                 seed=derive_seed(self.suite.seed, self.targets[target].digest),
                 source_features=key(checkpoint, rows) if rows else None,
                 source_labels=rows.labels if rows else None,
-                source_data=source.spec.data if rows else None, normalisation=source.recipe.normalisation,
+                source_data=source.spec.data if rows else None, target_data=spec,
+                normalisation=source.recipe.normalisation,
                 architecture=source.spec.architecture, plugins=self.options.plugins,
             )
             for checkpoint in source.checkpoints

@@ -34,13 +34,13 @@ class SourceRows:
 
 
 @dataclass(frozen=True)
-class SourceImages:
-    """The images behind the source rows, as they are before the network's normalisation.
+class Images:
+    """Training images of the source set or the target, as they are before the network's normalisation.
 
     Attributes
     ----------
     pixels : uint8, n x 3 x H x W
-    labels : n classes of the source set, which only a supervised run has learnt
+    labels : n classes; those of a source set only a supervised run has learnt
     mean, std : by which the network normalises: (pixels/255 - mean)/std, per channel
     """
 
@@ -104,7 +104,8 @@ class Candidate:
     checkpoint: Checkpoint | None = None
     seed: int = 0
     make_model: Callable[[], nn.Module] | None = field(default=None, repr=False)
-    read_source_images: Callable[[], SourceImages] | None = field(default=None, repr=False)
+    read_source_images: Callable[[], Images] | None = field(default=None, repr=False)
+    read_target_images: Callable[[Array], Images] | None = field(default=None, repr=False)
     source_logits: Float | None = None
     # What is computed of features and labels is kept in a ledger under the candidate's name there. A copy
     # made with ``dataclasses.replace`` has a new ledger: its features and labels may be others.
@@ -196,7 +197,8 @@ class Candidate:
     def rows(self, rows: NDArray[np.integer[Any]]) -> Candidate:
         """The candidate on some of its rows; the source rows stay."""
         parts = {name: getattr(self, name) for name in _DATA if name != "source"}
-        return replace(self, **{name: part[rows] for name, part in parts.items() if part is not None})
+        chosen = {name: part[rows] for name, part in parts.items() if part is not None}
+        return replace(self, **chosen, read_target_images=None)
 
     def with_seed(self, seed: int) -> Candidate:
         """The candidate under another seed; what was computed stays shared."""
@@ -214,8 +216,7 @@ class Candidate:
             hidden.append("make_model")
             if self.checkpoint is not None:
                 object.__setattr__(seen, "checkpoint", replace(self.checkpoint, path=None))
-        if "source_images" not in needs:
-            hidden.append("read_source_images")
+        hidden += [f"read_{need}" for need in ("source_images", "target_images") if need not in needs]
         for name in hidden:
             object.__setattr__(seen, name, None)
         if "labels" in hidden:
@@ -230,12 +231,20 @@ class Candidate:
         with guard.suspended():
             return self.make_model()
 
-    def source_images(self) -> SourceImages:
+    def source_images(self) -> Images:
         """At most 1,000 images of the source training set, for selectors that run the network on them."""
         if self.read_source_images is None:
             raise InputError("this candidate has no source images: they are known in a suite alone")
         with guard.suspended():
             return self.read_source_images()
+
+    def target_images(self, most: int) -> Images:
+        """At most so many training images of the target and their labels, drawn with the candidate's seed."""
+        if self.read_target_images is None:
+            raise InputError("this candidate has no target images: they are known in a suite alone")
+        chosen = np.sort(self.rng.permutation(len(self.labels))[:most])
+        with guard.suspended():
+            return replace(self.read_target_images(chosen), labels=self.classes[chosen])
 
     def _given(self, name: str) -> Any:
         value = getattr(self, name)

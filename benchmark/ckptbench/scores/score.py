@@ -166,6 +166,8 @@ def check_needs(spec: PluginSpec, candidate: Candidate) -> None:
             raise InputError(f"{spec.name} needs rows of the source set, and none are known for this run")
         if need == "source_images" and candidate.read_source_images is None:
             raise InputError(f"{spec.name} needs images of the source set, and none are known for this run")
+        if need == "target_images" and candidate.read_target_images is None:
+            raise InputError(f"{spec.name} needs images of the target, and only features are at hand")
         if need == "weights" and candidate.make_model is None:
             raise InputError(f"{spec.name} needs the network's weights, and only features are at hand")
 

@@ -28,7 +28,7 @@ from ckptbench.base.tasks import CellTask, sentence
 from ckptbench.base.types import Array, Cell, Checkpoint, Float, Key, locked
 from ckptbench.data.targets import load_target
 from ckptbench.plugins import PluginSpec, load_plugins
-from ckptbench.scores.candidate import Candidate, Ledger, SourceImages, SourceRows, logits_of
+from ckptbench.scores.candidate import Candidate, Images, Ledger, SourceRows, logits_of
 from ckptbench.scores.score import check_needs, outside_bounds, view
 from ckptbench.suites import Data
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 SOURCE_ROWS = 1000
 Pixel = tuple[float, float, float]
-_OF_TARGET = {"features", "labels", "source_probs", "source_logits"}
+_OF_TARGET = {"features", "labels", "source_probs", "source_logits", "target_images"}
 
 
-@lru_cache(maxsize=1)
-def _source_pixels(data: Data, rows: int, plugins: tuple[str, ...]) -> NDArray[np.uint8]:
-    """The first images of a source set, decoded once per worker."""
-    pixels = load_target(data, download=False, plugins=plugins).train.images(np.arange(rows))
+@lru_cache(maxsize=2)
+def _pixels(data: Data, rows: tuple[int, ...], plugins: tuple[str, ...]) -> NDArray[np.uint8]:
+    """Some training images of a set, decoded once per worker."""
+    pixels = load_target(data, download=False, plugins=plugins).train.images(np.array(rows))
     return locked(pixels)
 
 
@@ -58,6 +58,7 @@ class CandidateFiles:
     source_features: Key | None = None
     source_labels: Array | None = None
     source_data: Data | None = None
+    target_data: Data | None = None
     normalisation: tuple[Pixel, Pixel] | None = None
     architecture: str | None = None
     plugins: tuple[str, ...] = ()
@@ -88,6 +89,7 @@ class CandidateFiles:
             self.candidate(features, logits, source),
             make_model=self._make_model if self.architecture else None,
             read_source_images=self._source_images if self.source_data is not None else None,
+            read_target_images=self._target_images if self.target_data is not None else None,
         )
 
     def candidate(self, features: Array, logits: Float | None, source: SourceRows | None) -> Candidate:
@@ -110,12 +112,18 @@ class CandidateFiles:
         architecture = find_architecture(self.architecture, load_plugins("extractor", self.plugins))
         return architecture.load(self.checkpoint.path)[0]
 
-    def _source_images(self) -> SourceImages:
+    def _source_images(self) -> Images:
         assert self.source_data is not None
         assert self.source_labels is not None
         assert self.normalisation is not None
-        pixels = _source_pixels(self.source_data, len(self.source_labels), self.plugins)
-        return SourceImages(pixels, locked(self.source_labels.copy()), *self.normalisation)
+        pixels = _pixels(self.source_data, tuple(range(len(self.source_labels))), self.plugins)
+        return Images(pixels, locked(self.source_labels.copy()), *self.normalisation)
+
+    def _target_images(self, rows: Array) -> Images:
+        assert self.target_data is not None
+        assert self.normalisation is not None
+        pixels = _pixels(self.target_data, tuple(rows.tolist()), self.plugins)
+        return Images(pixels, locked(self.labels[rows]), *self.normalisation)
 
     def key(self, spec: PluginSpec, repeat: int = 0, *, control: bool = False) -> Key:
         """All that changes a score; one that sees nothing of the target has the same key on all targets."""

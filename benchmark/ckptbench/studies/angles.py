@@ -6,7 +6,7 @@ Source: batch-spectral-shrinkage (Chen et al. 2019), equations 5 and 6 and Figur
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from torch import nn
 from ckptbench.base.types import Float
 from ckptbench.networks.curvature import unfolded, weight_layers
 from ckptbench.studies.base import Case, Outcome, Panel, line_figure, lines, verdict
-from ckptbench.studies.finetuned import Row, benches
+from ckptbench.studies.finetuned import PRETRAINED, Row, Survey, Trial
 from ckptbench.truth.penalty import FineTuning
 
 LOWER, HIGHER = 4, 3
@@ -24,19 +24,8 @@ EQUAL = 1e-3
 CLAIM = "fine-tuning turns the weights of higher layers more than those of lower layers"
 
 
-def measure(case: Case) -> Outcome:
+def conclude(case: Case, table: pd.DataFrame) -> Outcome:
     """Cosines layer by layer: before and after fine-tuning, and between initialisation and checkpoint."""
-    rows: list[Row] = []
-    for bench in benches(case):
-        checkpoint, first = case.checkpoint(bench.source), case.initialisation(bench.source)
-        before = bench.load(checkpoint)
-        about = {**bench.facts, "epoch": checkpoint.epoch}
-        pretraining = {**about, "training": "pre-training", "seed": 0, "step": 0}
-        rows += [{**pretraining, **row} for row in cosine_rows(bench.load(first), before)]
-        for seed in range(case.seeds):
-            seen = bench.finetune(checkpoint, seed, partial(_look, before))
-            rows += [{**about, "training": "fine-tuning", "seed": seed, **row} for row in seen]
-    table = pd.DataFrame(rows)
     tuned = table[table["training"] == "fine-tuning"]
     means = tuned.groupby(["source", "target", "seed", "place"])["cosine"].mean().unstack("place")
     finding = (
@@ -64,8 +53,16 @@ def measure(case: Case) -> Outcome:
     )
 
 
-def _look(before: nn.Module, step: int, run: FineTuning) -> list[Row]:
-    return cosine_rows(before, run.network)
+def _look(trial: Trial, step: int, run: FineTuning) -> Iterator[Row]:
+    yield from ({"training": "fine-tuning", **row} for row in cosine_rows(trial.first, run.network))
+    if trial.seed == 0:
+        bench = trial.bench
+        first = bench.load(bench.case.initialisation(bench.source))
+        rows = cosine_rows(first, trial.first)
+        yield from ({"training": "pre-training", "step": 0, **row} for row in rows)
+
+
+SURVEY = Survey(_look, starts=(PRETRAINED,))
 
 
 def cosine_rows(before: nn.Module, after: nn.Module) -> list[Row]:

@@ -1,6 +1,8 @@
 """What all studies share: what they are run on, what they give, and how that is written.
 
-A study is a module of this folder with a function ``measure(case) -> Outcome``.
+A study is a module of this folder with a function ``measure(case) -> Outcome``. Where it only looks at
+trainings it has, instead, a ``SURVEY`` of them and a function ``conclude(case, table) -> Outcome``: such
+studies share their trainings.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -63,18 +65,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Study:
-    """A measurement of a paper; the module of its name has ``measure``."""
+    """A measurement of a paper; by the module of its name."""
 
     name: str
     measures: str
     paper: str
     cost: str
 
-    def measure(self, case: Case) -> Outcome:
-        """Run it."""
-        module = importlib.import_module(f"ckptbench.studies.{self.name.replace('-', '_')}")
-        outcome: Outcome = module.measure(case)
-        return outcome
+    @property
+    def module(self) -> Any:
+        return importlib.import_module(f"ckptbench.studies.{self.name.replace('-', '_')}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,10 +172,26 @@ class Case:
         return first
 
 
-def write(study: Study, case: Case, folder: Path, versions: dict[str, str]) -> Outcome:
-    """Measure, and write ``table.csv``, ``figure.svg`` and ``study.json`` (provenance) into a folder."""
-    started = time.perf_counter()
-    outcome = study.measure(case)
+def measure(studies: Sequence[Study], case: Case) -> Iterator[tuple[Study, Outcome, float]]:
+    """Run studies, those on trainings together; with the seconds that each would have taken alone."""
+    surveys = [study for study in studies if hasattr(study.module, "SURVEY")]
+    if surveys:
+        from ckptbench.studies.finetuned import survey
+
+        found = survey(case, [study.module.SURVEY for study in surveys])
+        for study, (table, seconds) in zip(surveys, found, strict=True):
+            yield study, study.module.conclude(case, table), seconds
+    for study in studies:
+        if study not in surveys:
+            started = time.perf_counter()
+            outcome = study.module.measure(case)
+            yield study, outcome, time.perf_counter() - started
+
+
+def write(
+    study: Study, case: Case, outcome: Outcome, seconds: float, folder: Path, versions: dict[str, str]
+) -> None:
+    """Write ``table.csv``, ``figure.svg`` and ``study.json`` (provenance) into a folder."""
     files = {
         "table.csv": outcome.table.to_csv(index=False, lineterminator="\n"),
         "figure.svg": outcome.figure.file(),
@@ -197,14 +213,13 @@ def write(study: Study, case: Case, folder: Path, versions: dict[str, str]) -> O
             "options": {name: getattr(case, name) for name in chosen},
             "finding": outcome.figure.title,
             "sentence": outcome.sentence,
-            "seconds": round(time.perf_counter() - started, 1),
+            "seconds": round(seconds, 1),
             "commit": head + ("-dirty" if changed else ""),
             "versions": versions,
             "machine": _machine(case),
             "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()},
         },
     )
-    return outcome
 
 
 def _machine(case: Case) -> dict[str, str]:

@@ -31,29 +31,34 @@ CLAIM = "the best epoch for FE comes before the best for FT"
 
 
 def measure(case: Case) -> Outcome:
-    """The best epochs of every pair with FE and FT truth, by a bootstrap that both share."""
+    """The best epochs of every pair with FE truth; against FT's, by a bootstrap that both share."""
     unsound = Design.of(case.results).unsound
     rows: list[dict[str, Any]] = []
     later: dict[str, list[tuple[float, Float]]] = {}
     for (source, target), of in by_pair(case.results).items():
-        if not {"fe", "ft"} <= {track.goal for track in of}:
+        if "fe" not in {track.goal for track in of}:
             continue
         rng = np.random.default_rng(derive_seed("best-epochs", source, target))
         row, draws = best_epochs(of, rng)
         rows.append({"source": source, "target": target, **row, "unsound": unsound.get(source, "")})
-        if source not in unsound:
+        if source not in unsound and "later" in row:
             later.setdefault(source, []).append((row["later"] / row["last"], draws / row["last"]))
     if not rows:
-        raise InputError(f"suite {case.suite.name} has no pair with FE and FT truth, at three epochs or more")
-    table = pd.DataFrame(rows)
+        raise InputError(f"suite {case.suite.name} has no pair with FE truth, at three epochs or more")
+    table = pd.DataFrame(rows).reindex(columns=list(max(rows, key=len)))
     sound = table[table["unsound"] == ""]
     fallen = sound.groupby("source")["fe_fall_resolved"].any()
+    of_ft = "no pair has FT truth"
+    if later:
+        both = sound.dropna(subset="later")
+        of_ft = f"FT at {_middle(both['ft_epoch'] / both['last'])} of {counted(len(both), 'pair')}"
     finding = (
-        f"FE is best at {_middle(sound['fe_epoch'] / sound['last'])} of the run, FT at "
-        f"{_middle(sound['ft_epoch'] / sound['last'])} (medians of {counted(len(sound), 'pair')}); FE falls, "
-        f"resolved, in {fallen.sum()} of {counted(len(fallen), 'run')}"
+        f"FE is best at {_middle(sound['fe_epoch'] / sound['last'])} of the run (median of "
+        f"{counted(len(sound), 'pair')}), {of_ft}; FE falls, resolved, in {fallen.sum()} of "
+        f"{counted(len(fallen), 'run')}"
     )
-    return Outcome(table, _figure(sound, finding), _sentence(later))
+    sentence = _sentence(later) if later or sound.empty else f"Does not settle whether {CLAIM}: {of_ft}."
+    return Outcome(table, _figure(sound, finding), sentence)
 
 
 def by_pair(results: Results) -> dict[tuple[str, str], list[Track]]:
@@ -69,13 +74,15 @@ def by_pair(results: Results) -> dict[tuple[str, str], list[Track]]:
 def best_epochs(of: Sequence[Track], rng: np.random.Generator) -> tuple[dict[str, Any], Float]:
     """Of one pair: where FE and FT are best among the epochs that all protocols judged, how far they fall.
 
-    Returns the facts, and the bootstrap's differences of the best epochs, FT minus FE (DRAWS).
+    Returns the facts, and the bootstrap's differences of the best epochs, FT minus FE (DRAWS; none where a
+    pair has no FT truth).
     """
     epochs = reduce(np.intersect1d, [epochs_of(track) for track in of])
     resampled = joint_truths(of, rng)
     row: dict[str, Any] = {"epochs": len(epochs), "last": int(epochs[-1])}
     best, peaks = {}, {}
-    for goal in ("fe", "ft"):
+    goals = [goal for goal in ("fe", "ft") if any(track.goal == goal for track in of)]
+    for goal in goals:
         own = [(track, truths) for track, truths in zip(of, resampled, strict=True) if track.goal == goal]
         places = [np.searchsorted(epochs_of(track), epochs) for track, _ in own]
         mean = np.mean([track.mean[at] for (track, _), at in zip(own, places, strict=True)], axis=0)
@@ -84,6 +91,8 @@ def best_epochs(of: Sequence[Track], rng: np.random.Generator) -> tuple[dict[str
         row[f"{goal}_epoch"] = peaks[goal] = int(epochs[mean.argmax()])
         row[f"{goal}_fall"] = 100 * float(mean.max() - mean[-1])
         row[f"{goal}_fall_resolved"] = any(has_fallen(track) for track, _ in own)
+    if "ft" not in goals:
+        return row, np.empty(0)
     difference = (best["ft"] - best["fe"]).astype(np.float64)
     low, high = np.quantile(difference, (0.025, 0.975))
     row |= {
@@ -156,8 +165,9 @@ def _figure(sound: pd.DataFrame, finding: str) -> Figure:
     sheet = Sheet(figsize=(WIDTH, 1.4 + 0.17 * len(shown)))
     axes = sheet.subplots()
     rows = np.arange(len(shown))
-    places = {goal: 100 * shown[f"{goal}_epoch"] / shown["last"] for goal in ("fe", "ft")}
-    axes.hlines(rows, places["fe"], places["ft"], color=INK, alpha=0.3, linewidth=0.8)
+    goals = [goal for goal in ("fe", "ft") if f"{goal}_epoch" in shown]
+    places = {goal: 100 * shown[f"{goal}_epoch"] / shown["last"] for goal in goals}
+    axes.hlines(rows, places[goals[0]], places[goals[-1]], color=INK, alpha=0.3, linewidth=0.8)
     for i, (goal, share) in enumerate(places.items()):
         axes.plot(share, rows, label=f"best {goal.upper()} epoch", linestyle="none", **look(i, "marker"))
     axes.set_yticks(

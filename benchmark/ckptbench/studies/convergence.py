@@ -5,15 +5,24 @@ Source: transferability-of-deep-representations (Liu et al. 2019), Figures 5a, 8
 
 from __future__ import annotations
 
+import pandas as pd
+
 from ckptbench.studies.base import Case, Outcome, Panel, line_figure, lines, verdict
-from ckptbench.studies.finetuned import LOOKS, PRETRAINED, SCRATCH, survey
+from ckptbench.studies.finetuned import LOOKS, PRETRAINED, SCRATCH, Row, Survey, Trial
+from ckptbench.truth.penalty import FineTuning
 
 CLAIM = "fine-tuning from pre-trained weights is ahead of training from scratch on the way"
 
 
-def measure(case: Case) -> Outcome:
+def _look(trial: Trial, step: int, run: FineTuning) -> list[Row]:
+    return [{"accuracy": 100 * trial.accuracy(step, run)}]
+
+
+SURVEY = Survey(_look, LOOKS)
+
+
+def conclude(case: Case, table: pd.DataFrame) -> Outcome:
     """Test accuracy at steps of fine-tuning."""
-    table = survey(case, lambda trial, step, run: [{"accuracy": 100 * trial.bench.accuracy(run)}], LOOKS)
     means = table.groupby(["source", "target", "seed", "start"])["accuracy"].mean().unstack("start")
     ahead = means[PRETRAINED] - means[SCRATCH]
     table["from"] = table["source"].where(table["start"] == PRETRAINED, SCRATCH)

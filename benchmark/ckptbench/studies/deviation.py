@@ -9,20 +9,20 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import stats
 from torch import nn
 
 from ckptbench.studies.base import Case, Outcome, Panel, line_figure, lines, times, verdict
-from ckptbench.studies.finetuned import LOOKS, PRETRAINED, SCRATCH, Row, Trial, survey
+from ckptbench.studies.finetuned import LOOKS, PRETRAINED, SCRATCH, Row, Survey, Trial
 from ckptbench.truth.penalty import FineTuning
 
 CLAIM = "weights move less from pre-trained ones than from scratch"
 
 
-def measure(case: Case) -> Outcome:
+def conclude(case: Case, table: pd.DataFrame) -> Outcome:
     """The change of every layer along fine-tuning, and the test error at its end."""
-    table = survey(case, _look, LOOKS)
     total = table.groupby(["source", "target", "seed", "start", "step"], as_index=False, sort=False).agg(
         deviation=("deviation", "sum"), error=("error", "first")
     )
@@ -50,9 +50,12 @@ def measure(case: Case) -> Outcome:
 
 
 def _look(trial: Trial, step: int, run: FineTuning) -> Iterator[Row]:
-    error = 1 - trial.bench.accuracy(run)
+    error = 1 - trial.accuracy(step, run)
     for layer, norm in deviations(trial.first, run.network, len(run.images)).items():
         yield {"error": error, "layer": layer, "deviation": norm}
+
+
+SURVEY = Survey(_look, LOOKS)
 
 
 def deviations(before: nn.Module, after: nn.Module, examples: int) -> dict[str, float]:

@@ -6,9 +6,10 @@ nothing to the loss and looks at the network on the way.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,18 +19,18 @@ from torch import Tensor, nn
 
 from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
-from ckptbench.base.types import Checkpoint, Examples, Target
+from ckptbench.base.types import Checkpoint, Examples, Float, Target
 from ckptbench.networks.architectures import Architecture
-from ckptbench.networks.training import one_thread, predict, steps_per_epoch
+from ckptbench.networks.training import one_thread, steps_per_epoch
 from ckptbench.pipeline.plan import SourceRun
 from ckptbench.studies.base import Case
 from ckptbench.suites import FT
-from ckptbench.truth.finetune import finetune
+from ckptbench.truth.finetune import classify, finetune
 from ckptbench.truth.penalty import FineTuning, Penalty
 
 PRETRAINED, SCRATCH = "pre-trained", "from scratch"
-LOOKS = 12  # on the way, by default
-FIXED = 256  # examples on which a loss is one function, as in the paper
+LOOKS = 6  # on the way
+FIXED, FEWER = 256, 64  # examples on which a loss is one function: as in the paper, and where those are dear
 Row = dict[str, Any]
 Look = Callable[[int, FineTuning], Iterable[Row]]
 
@@ -110,15 +111,13 @@ class Bench:
         checkpoint: Checkpoint,
         seed: int,
         look: Look,
-        looks: int = 0,
+        at: Sequence[int] = (),
         protocol: FT | None = None,
         penalties: Sequence[Penalty] = (),
     ) -> list[Row]:
-        """Fine-tune, and look at the end and, evenly on the way, at ``looks`` steps from the first one on."""
+        """Fine-tune, and look before the steps ``at`` and at the end."""
         protocol = protocol or self.protocol
-        size = round(protocol.rate * len(self.target.train))
-        steps = protocol.iterations or (protocol.epochs or 0) * steps_per_epoch(size, protocol.training.batch)
-        watch = Watch(look, [int(step) for step in np.linspace(0, steps, looks, endpoint=False)])
+        watch = Watch(look, at)
         network, head = self._network
         mean, std = self.source.recipe.normalisation
         device = self.source.recipe.device
@@ -140,9 +139,15 @@ class Bench:
             watch.now()
         return watch.rows
 
+    def steps(self, looks: int) -> list[int]:
+        """So many steps of the protocol, evenly from the first one on."""
+        epoch = steps_per_epoch(len(self.target.train), self.protocol.training.batch)
+        steps = self.protocol.iterations or (self.protocol.epochs or 0) * epoch
+        return [int(step) for step in np.linspace(0, steps, looks, endpoint=False)]
+
     def accuracy(self, run: FineTuning) -> float:
         """On the test split, as it is now."""
-        predicted = predict(model_of(run), self.test[0], run.mean, run.std, self.protocol.training.precision)
+        predicted = classify(model_of(run), self.test[0], run.mean, run.std, self.protocol)
         return float((predicted == self.test[1]).double().mean())
 
 
@@ -154,6 +159,13 @@ class Trial:
     start: str
     checkpoint: Checkpoint
     seed: int
+    accuracies: dict[int, float] = field(default_factory=dict)
+
+    def accuracy(self, step: int, run: FineTuning) -> float:
+        """On the test split before this step, measured once for all studies."""
+        if step not in self.accuracies:
+            self.accuracies[step] = self.bench.accuracy(run)
+        return self.accuracies[step]
 
     @cached_property
     def first(self) -> nn.Module:
@@ -175,24 +187,58 @@ def benches(case: Case) -> Iterator[Bench]:
             yield Bench(case=case, source=source, target=replace(target, name=name))
 
 
-def trials(case: Case) -> Iterator[Trial]:
+def trials(case: Case, of: Sequence[str] = (PRETRAINED, SCRATCH)) -> Iterator[Trial]:
     """Every pair and seed of a case, from the checkpoint and from scratch."""
     for bench in benches(case):
         starts = {PRETRAINED: case.checkpoint(bench.source), SCRATCH: case.initialisation(bench.source)}
         for seed in range(case.seeds):
-            for start, checkpoint in starts.items():
-                yield Trial(bench, start, checkpoint, seed)
+            for start in of:
+                yield Trial(bench, start, starts[start], seed)
 
 
-def survey(
-    case: Case, look: Callable[[Trial, int, FineTuning], Iterable[Row]], looks: int = 0
-) -> pd.DataFrame:
-    """What ``look`` sees in every trial of a case, at the end and at so many steps on the way."""
-    rows: list[Row] = []
-    for trial in trials(case):
-        seen = trial.bench.finetune(trial.checkpoint, trial.seed, partial(look, trial), looks)
-        rows += [{**trial.facts, **row} for row in seen]
-    return pd.DataFrame(rows)
+@dataclass(frozen=True)
+class Survey:
+    """What a study sees of each training: at the end and at so many steps on the way, from these starts."""
+
+    look: Callable[[Trial, int, FineTuning], Iterable[Row]]
+    looks: int = 0
+    starts: tuple[str, ...] = (PRETRAINED, SCRATCH)
+
+
+def survey(case: Case, surveys: Sequence[Survey]) -> list[tuple[pd.DataFrame, float]]:
+    """What each survey sees in the trainings of a case, and the seconds that it would have taken alone.
+
+    Surveys share their trainings: looking leaves a training as it is.
+    """
+    rows: list[list[Row]] = [[] for _ in surveys]
+    seconds = np.zeros(len(surveys))
+    starts = [start for start in (PRETRAINED, SCRATCH) if any(start in one.starts for one in surveys)]
+    for trial in trials(case, starts):
+        own = {i: trial.bench.steps(one.looks) for i, one in enumerate(surveys) if trial.start in one.starts}
+        steps = set().union(*own.values())
+        looking = np.zeros(len(surveys))
+
+        def look(
+            step: int,
+            run: FineTuning,
+            trial: Trial = trial,
+            own: dict[int, list[int]] = own,
+            steps: set[int] = steps,
+            looking: Float = looking,
+        ) -> Iterator[Row]:
+            for i, at in own.items():
+                if step in at or step not in steps:  # one of its own, or the end
+                    started = time.perf_counter()
+                    seen = surveys[i].look(trial, step, run)
+                    rows[i] += [{**trial.facts, "step": step, **row} for row in seen]
+                    looking[i] += time.perf_counter() - started
+            return iter(())
+
+        started = time.perf_counter()
+        trial.bench.finetune(trial.checkpoint, trial.seed, look, sorted(steps))
+        training = time.perf_counter() - started - looking.sum()
+        seconds += [training + looking[i] if i in own else 0.0 for i in range(len(surveys))]
+    return [(pd.DataFrame(found), float(taken)) for found, taken in zip(rows, seconds, strict=True)]
 
 
 def model_of(run: FineTuning) -> nn.Module:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ckptbench.base.types import Float
 from ckptbench.networks.curvature import Loss, unfolded, weight_layers
 from ckptbench.studies.base import Case, Outcome, Panel, line_figure, lines, times, verdict
-from ckptbench.studies.finetuned import PRETRAINED, SCRATCH, Row, Trial, fixed_examples, model_of, survey
+from ckptbench.studies.finetuned import PRETRAINED, SCRATCH, Row, Survey, Trial, fixed_examples, model_of
 from ckptbench.truth.penalty import FineTuning, layer_outputs
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -23,9 +24,8 @@ COMPONENTS = 20
 CLAIM = "pre-trained weights keep the gradients of lower layers small"
 
 
-def measure(case: Case) -> Outcome:
+def conclude(case: Case, table: pd.DataFrame) -> Outcome:
     """Magnitude, scale and projections of the gradient at the start of training."""
-    table = survey(case, _look, 1)
     scale = table[table["quantity"] == "activations"]
     lower = scale[scale["layer_index"] < scale["layer_index"].max() / 2]
     logs = lower.assign(log=np.log(lower["value"].clip(lower=1e-30)))
@@ -55,7 +55,7 @@ def measure(case: Case) -> Outcome:
         "gradients",
         finding,
         "Gradients by layer, their distribution in the middle layer, and the weights along them.",
-        "Mean, least and greatest over seeds and pairs; 256 training examples and a new head.",
+        "Mean, least and greatest over seeds and pairs; {FIXED} training examples and a new head.",
         panels,
     )
     return Outcome(table, figure, verdict(CLAIM, difference, "seed", "log of the ratio"))
@@ -69,6 +69,9 @@ def _look(trial: Trial, step: int, run: FineTuning) -> list[Row]:
     return [
         {**row, "layer": row["layer"].removeprefix("0.") if row["layer"] != "1" else "head"} for row in rows
     ]
+
+
+SURVEY = Survey(_look, 1)
 
 
 def gradient_rows(loss: Loss) -> list[Row]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ckptbench.base.errors import InputError
 from ckptbench.studies.base import Case, Outcome, Panel, line_figure, lines, verdict
 from ckptbench.studies.deviation import deviations
-from ckptbench.studies.finetuned import LOOKS, PRETRAINED, SCRATCH, Row, Trial, survey
+from ckptbench.studies.finetuned import LOOKS, PRETRAINED, SCRATCH, Row, Survey, Trial, survey
 from ckptbench.truth.penalty import FineTuning
 
 CLAIM = "other inputs and other labels alone each take away from what transfers"
@@ -23,7 +23,7 @@ def measure(case: Case) -> Outcome:
     names = case.sources or tuple(source.name for source in case.suite.sources)
     if len(names) < 2:
         raise InputError("inputs-labels compares sources: suite inputs-labels has five, --source names some")
-    table = survey(replace(case, sources=names), _look, LOOKS)
+    ((table, _),) = survey(replace(case, sources=names), [Survey(_look, LOOKS)])
     table["from"] = table["source"].where(table["start"] == PRETRAINED, SCRATCH)
     end = table[(table["step"] == table["step"].max()) & (table["layer_index"] == 0)]
     accuracy = end.groupby(["target", "seed", "from"])["accuracy"].mean().unstack("from")
@@ -52,7 +52,7 @@ def measure(case: Case) -> Outcome:
 
 
 def _look(trial: Trial, step: int, run: FineTuning) -> Iterator[Row]:
-    accuracy = 100 * trial.bench.accuracy(run)
+    accuracy = 100 * trial.accuracy(step, run)
     moved = deviations(trial.first, run.network, len(run.images))
     for i, (layer, norm) in enumerate(moved.items()):
         yield {"accuracy": accuracy, "layer": layer, "layer_index": i, "deviation": norm}

@@ -2,13 +2,13 @@
 
 Source: transferability-of-deep-representations (Liu et al. 2019), Figures 3, 5, 10, 12, 13 and appendix A,
 after Li et al. 2018, Visualizing the Loss Landscape of Neural Nets. Around the end of training, around its
-start, and around the start in a single layer; 256 fixed examples, 100 steps of 0.001 to either side.
+start, and around the start in a single layer; 100 steps of 0.001 to either side. The
+paper's 200 x 200 points on 256 fixed examples are ours with ``--full``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -19,20 +19,28 @@ from ckptbench.base.types import Array, Float
 from ckptbench.networks.curvature import Loss, weight_layers
 from ckptbench.pages.figures.base import WIDTH, Figure, drawn, finish
 from ckptbench.studies.base import Case, Outcome, times, verdict
-from ckptbench.studies.finetuned import PRETRAINED, SCRATCH, Row, Trial, fixed_examples, model_of, survey
+from ckptbench.studies.finetuned import (
+    FEWER,
+    FIXED,
+    PRETRAINED,
+    SCRATCH,
+    Row,
+    Survey,
+    Trial,
+    fixed_examples,
+    model_of,
+)
 from ckptbench.truth.penalty import FineTuning
 
 REACH = 0.1  # 100 steps of eta = 0.001
-COARSE, FINE = 9, 200
+COARSE, FINE = 7, 200
 CONTOUR = 0.05
 START, END = "start", "end"
 CLAIM = "the loss is flatter around weights that were pre-trained"
 
 
-def measure(case: Case) -> Outcome:
+def conclude(case: Case, table: pd.DataFrame) -> Outcome:
     """The loss on every plane, and how far it ranges there."""
-    side = np.linspace(-REACH, REACH, FINE if case.full else COARSE)
-    table = survey(case, partial(_look, side=side), 1)
     ranges = table.groupby(["source", "target", "seed", "start", "place", "layer"])["loss"].agg(
         lambda loss: loss.max() - loss.min()
     )
@@ -53,19 +61,25 @@ def measure(case: Case) -> Outcome:
         )
         for place in (START, END)
     ]
-    return Outcome(table, _figure(table, side, finding), " ".join(verdicts))
+    return Outcome(table, _figure(table, finding), " ".join(verdicts))
 
 
-def _look(trial: Trial, step: int, run: FineTuning, side: Array) -> Iterator[Row]:
+def _look(trial: Trial, step: int, run: FineTuning) -> Iterator[Row]:
     """All layers; at the start also the first, the middle and the last one alone."""
+    full = trial.bench.case.full
+    side = np.linspace(-REACH, REACH, FINE if full else COARSE)
+    examples = fixed_examples(run, FIXED if full else FEWER)
     names = weight_layers(run.network)
     alone = (names[0], names[len(names) // 2], names[-1]) if step == 0 else ()
     for layer in ("", *dict.fromkeys(alone)):
-        loss = Loss(model_of(run), *fixed_examples(run), layers=[f"0.{layer}"] if layer else None)
+        loss = Loss(model_of(run), *examples, layers=[f"0.{layer}"] if layer else None)
         values = plane(loss, side, derive_seed("landscape", trial.seed))
         facts = {"place": START if step == 0 else END, "layer": layer}
         for (i, j), value in np.ndenumerate(values):
             yield {**facts, "a": side[i], "b": side[j], "loss": value}
+
+
+SURVEY = Survey(_look, 1)
 
 
 def plane(loss: Loss, side: Array, seed: int) -> Float:
@@ -79,10 +93,11 @@ def plane(loss: Loss, side: Array, seed: int) -> Float:
 
 
 @drawn
-def _figure(table: pd.DataFrame, side: Array, finding: str) -> Figure:
+def _figure(table: pd.DataFrame, finding: str) -> Figure:
     """Contours of the first pair and seed: start and end below each other, both starts side by side."""
     shown = table[(table["layer"] == "") & (table["seed"] == 0)]
     shown = shown[(shown["source"] == shown["source"].iloc[0]) & (shown["target"] == shown["target"].iloc[0])]
+    side = np.unique(shown["a"])
     sheet = Sheet(figsize=(WIDTH, WIDTH + 0.3))
     grid = sheet.subplots(2, 2, sharex=True, sharey=True)
     for row, place in zip(grid, (START, END), strict=True):

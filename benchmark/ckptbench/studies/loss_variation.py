@@ -7,32 +7,29 @@ times the gradient), the other steps of a fixed length; each walks 100 steps dow
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
+import pandas as pd
 
-from ckptbench.networks.curvature import Loss, flat
+from ckptbench.networks.curvature import STEP, WALK, Loss, loss_variation
 from ckptbench.studies.base import Case, Outcome, Panel, line_figure, lines, times, verdict
 from ckptbench.studies.finetuned import (
     LOOKS,
     PRETRAINED,
     SCRATCH,
     Row,
+    Survey,
     Trial,
     fixed_examples,
     model_of,
-    survey,
 )
 from ckptbench.truth.penalty import FineTuning
 
-WALK = 100
-LENGTH = 0.01  # of a fixed step; the paper does not say
+EVERY = 10  # which steps of a walk are looked at, by default
 CLAIM = "the loss changes less along the gradient when training starts from pre-trained weights"
 
 
-def measure(case: Case) -> Outcome:
+def conclude(case: Case, table: pd.DataFrame) -> Outcome:
     """The largest |L(theta - s d) - L(theta)| over the walk, for both protocols."""
-    table = survey(case, partial(_look, every=1 if case.full else 5), LOOKS)
     logs = table.assign(log=np.log(table["variation"].clip(lower=1e-12)))
     means = logs.groupby(["source", "target", "seed", "start", "protocol"])["log"].mean()
     wide = means.groupby(["source", "target", "seed", "start"]).mean().unstack("start")
@@ -49,27 +46,20 @@ def measure(case: Case) -> Outcome:
         "loss-variation",
         finding,
         "The largest change of the loss along the gradient at steps of training, for two lengths of steps.",
-        f"Walks of {WALK} steps, fixed ones {LENGTH:g} long. Mean, least and greatest over seeds and pairs.",
+        f"Walks of {WALK} steps, fixed ones {STEP:g} long. Mean, least and greatest over seeds and pairs.",
         panels,
     )
     return Outcome(table, figure, verdict(CLAIM, difference, "seed", "log of the ratio"))
 
 
-def _look(trial: Trial, step: int, run: FineTuning, every: int) -> list[Row]:
+def _look(trial: Trial, step: int, run: FineTuning) -> list[Row]:
     training = trial.bench.protocol.training
     loss = Loss(model_of(run), *fixed_examples(run, training.batch))
-    sizes = variation(loss, training.lr, every)
-    return [{"protocol": name, "variation": size} for name, size in sizes.items()]
+    every = 1 if trial.bench.case.full else EVERY
+    rates = {"gradient-sized": training.lr, "fixed": None}
+    return [
+        {"protocol": name, "variation": loss_variation(loss, rate, every)} for name, rate in rates.items()
+    ]
 
 
-def variation(loss: Loss, rate: float, every: int = 1) -> dict[str, float]:
-    """The largest change of the loss on each walk, looked at every so many of its steps."""
-    gradient = loss.gradient()
-    here = loss.value()
-    length = float(flat(gradient).norm())
-    steps = np.arange(every, WALK + 1, every)
-    sizes = {"gradient-sized": rate, "fixed": LENGTH / max(length, 1e-30)}
-    return {
-        name: float(np.nanmax(np.abs(loss.along(gradient, -size * steps) - here)))
-        for name, size in sizes.items()
-    }
+SURVEY = Survey(_look, LOOKS)

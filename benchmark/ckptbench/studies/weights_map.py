@@ -6,7 +6,7 @@ pre-trained network lie close together whatever the target, those from scratch f
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,25 +20,19 @@ from ckptbench.base.types import Float
 from ckptbench.networks.curvature import flat
 from ckptbench.pages.figures.base import WIDTH, Figure, drawn, finish, legend, look
 from ckptbench.studies.base import Case, Outcome, times, verdict
-from ckptbench.studies.finetuned import Row, trials
+from ckptbench.studies.finetuned import Row, Survey, Trial
 from ckptbench.truth.penalty import FineTuning
 
 CLAIM = "training ends nearer to the ends from its own start than to those from another"
 
 
-def measure(case: Case) -> Outcome:
+def conclude(case: Case, table: pd.DataFrame) -> Outcome:
     """All ends of training, their distances and a map of them, for each source run."""
-    rows: list[Row] = []
-    vectors: list[torch.Tensor] = []
-    for trial in trials(case):
-        trial.bench.finetune(trial.checkpoint, trial.seed, partial(_keep, vectors))
-        rows.append(trial.facts)
-    facts = pd.DataFrame(rows)
     maps = []
-    for _, part in facts.groupby("source", sort=False):
+    for _, part in table.groupby("source", sort=False):
         if len(part) < 4:
             raise InputError("weights-map needs two seeds or two targets: --seeds 2")
-        maps.append(map_rows(part, torch.stack([vectors[i] for i in part.index])))
+        maps.append(map_rows(part.drop(columns=["vector", "step"]), part["vector"].tolist()))
     table = pd.concat(maps, ignore_index=True)
     ratio = table["to_other"] / table["to_own"]
     finding = f"Ends of training from two starts are {times(ratio.median())} as far apart as those from one."
@@ -49,9 +43,11 @@ def measure(case: Case) -> Outcome:
     )
 
 
-def _keep(vectors: list[torch.Tensor], step: int, run: FineTuning) -> list[Row]:
-    vectors.append(weight_vector(run.network))
-    return []
+def _look(trial: Trial, step: int, run: FineTuning) -> Iterable[Row]:
+    yield {"vector": weight_vector(run.network)}
+
+
+SURVEY = Survey(_look)
 
 
 def weight_vector(network: nn.Module) -> torch.Tensor:
@@ -59,9 +55,9 @@ def weight_vector(network: nn.Module) -> torch.Tensor:
     return flat(weight.detach().cpu() for weight in network.parameters() if weight.ndim > 1)
 
 
-def map_rows(facts: pd.DataFrame, vectors: torch.Tensor) -> pd.DataFrame:
+def map_rows(facts: pd.DataFrame, vectors: Sequence[torch.Tensor]) -> pd.DataFrame:
     """Places on the map, and each end's mean distance to other ends of its own start and of the other."""
-    distances: Float = torch.cdist(vectors.double(), vectors.double()).numpy()
+    distances: Float = np.array([[float(torch.dist(a, b)) for a in vectors] for b in vectors])
     starts = facts["start"].to_numpy()
     same = (starts[:, None] == starts) & ~np.eye(len(starts), dtype=bool)
     other = starts[:, None] != starts

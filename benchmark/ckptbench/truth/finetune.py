@@ -30,12 +30,12 @@ from ckptbench.networks.training import (
     batches,
     optimiser,
     outputs,
-    predict,
     schedule,
     seeded,
     set_rate,
     skip_padding,
     steps_per_epoch,
+    ten_crops,
     to_input,
 )
 from ckptbench.suites import FT
@@ -127,6 +127,11 @@ def finetune(
     images, labels, test_images = images.to(device), labels.to(device), test_images.to(device)
     width = _width(network, head_name, to_input(images[:1], mean, std))
     batch = min(protocol.training.batch, len(images))
+    if protocol.window is not None and protocol.window > min(images.shape[2:]):
+        raise InputError(
+            f"protocol {protocol.name}: a window of {protocol.window} pixels does not fit into images of "
+            f"{images.shape[2]} x {images.shape[3]}"
+        )
 
     def attempt(parts: int) -> tuple[float, float, Tensor]:
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
@@ -135,8 +140,8 @@ def finetune(
             head = nn.Linear(width, n_classes).to(device)
             run = FineTuning(network, head, images, labels, mean, std, batch, parts, seed)
             loss, deviation = train(run, protocol, penalties)
-            model, precision = nn.Sequential(network, head), protocol.training.precision
-            predicted = predict(model, test_images, mean, std, precision, EVALUATION_BATCH // parts)
+            model = nn.Sequential(network, head)
+            predicted = classify(model, test_images, mean, std, protocol, EVALUATION_BATCH // parts)
         return loss, deviation, predicted
 
     most = batch // max(penalty.smallest_batch() for penalty in penalties)
@@ -158,6 +163,15 @@ def finetune(
         note=_note(batch, parts, penalties),
         features=(put_out(train_images), put_out(test_images)) if features else None,
     )
+
+
+def classify(
+    model: nn.Module, images: Tensor, mean: Pixel, std: Pixel, protocol: FT, batch: int = EVALUATION_BATCH
+) -> Tensor:
+    """Class predictions (int64, n) of a fine-tuned model for test images, of ten crops if it has a window."""
+    views = [images] if protocol.window is None else ten_crops(images, protocol.window)
+    logits = [torch.cat(outputs(model, x, mean, std, protocol.training.precision, batch)) for x in views]
+    return torch.stack(logits).float().mean(0).argmax(1)
 
 
 def _in_parts(attempt: Callable[[int], T], most: int, device: torch.device) -> tuple[T, int]:
@@ -275,7 +289,7 @@ def backward(
     training = protocol.training
     total = torch.zeros((), device=batch.device)
     for part in batch.tensor_split(run.parts):
-        images = augment(run.images[part], training.augment, run.seed, epoch, part)
+        images = augment(run.images[part], training.augment, run.seed, epoch, part, protocol.window)
         x = to_input(images, run.mean, run.std)
         with autocast(training.precision, batch.device):
             features = seen = forward(x)
