@@ -8,6 +8,7 @@ generators. What ``rank`` would say of the epochs so far, ``ranking`` says at an
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,11 @@ from ckptbench.base.store import Store
 from ckptbench.base.types import Checkpoint, Examples, Key, Metric, Preprocessing
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking
+from ckptbench.ranking.defaults import cheap_score, lacks
 from ckptbench.ranking.examples import Labelled, draw
 from ckptbench.ranking.given import prepared, used_data, used_images
 from ckptbench.ranking.measure import Measured, probe_all, probe_cells
-from ckptbench.ranking.options import CHEAP_SCORE, Normalisation, Options
+from ckptbench.ranking.options import Normalisation, Options
 from ckptbench.ranking.reading import read_source
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Monitor:
     size, normalise : of the images, in pixels, and (mean, deviation) of each channel, as in training
     task, metric : of the labels, and what the probe measures, as for ``rank``
     scores : selectors to log at every epoch; the first decides which checkpoints are kept.
-        By default leave-one-out ridge regression
+        By default the first that features suffice for of the published record
     probe : log the cross-validated probe at every so many epochs, 0 for never
     keep : how many checkpoints, the best for the first target, are kept in ``folder`` beside the last
     log : called with name -> value and the epoch; a callback logs through its trainer
@@ -90,13 +92,20 @@ class Monitor:
     ) -> None:
         if keep and folder is None:
             raise InputError("say in which folder to keep checkpoints, as in folder='best'")
+        if min(keep, probe) < 0:
+            raise InputError(f"keep is {keep} and probe is {probe}: neither can be less than 0")
+        if log is not None and not callable(log):
+            raise InputError(f"log is a {type(log).__name__}: it should be a function, as print is")
         options = Options(goal="fe", task=task, metric=metric, plugins=plugins, limit=limit).checked()  # type: ignore[arg-type]
         if scores is None:
-            scores = (CHEAP_SCORE[options.task],)
+            scores = (cheap_score(options.task, options.plugins),)
         elif isinstance(scores, str):
             scores = (scores,)
         if not scores:
             raise InputError("name at least one score, as in scores=['ridge-loo']")
+        for label in scores:
+            if lacking := lacks(str(label), options.plugins):
+                raise InputError(f"a score that cannot be had while training: {lacking}")
         self.store, self.log, self._layer, self._part = Store(store), log, layer, part
         self._scores, self._probe, self._metric = tuple(scores), probe, options.measure
         self._plugins = options.plugins
@@ -107,7 +116,10 @@ class Monitor:
         self._targets: dict[str, Labelled] = {}
         self._held: dict[str, _Held] = {}
         self._picture = Preprocessing()
-        for name, data in (target if isinstance(target, Mapping) else {"target": target}).items():
+        targets = target if isinstance(target, Mapping) else {"target": target}
+        if not targets:
+            raise InputError("name at least one target")
+        for name, data in targets.items():
             source = read_source(data, None, options.plugins, options.task)
             self._picture = prepared(Preprocessing(), size, normalise, source.options)
             scaling = {"size": size, "crop": self._picture.crop}
@@ -122,14 +134,19 @@ class Monitor:
         Raises
         ------
         InputError
-            If an epoch comes twice.
+            If an epoch comes twice, or model or epoch are something else.
         """
         from ckptbench.networks.architectures import Architecture
         from ckptbench.networks.extract import Recipe, extract
+        from ckptbench.networks.hardware import device_of, pick_device
         from ckptbench.networks.layouts import tensors_digest
         from ckptbench.networks.training import evaluating
         from ckptbench.ranking.checkpoints import Given
 
+        try:
+            epoch = operator.index(epoch)
+        except TypeError:
+            raise InputError(f"the epoch is {epoch!r}: it should be a whole number") from None
         if any(one.epoch == epoch for one in self._checkpoints):
             raise InputError(f"epoch {epoch} was measured before")
         network = self._watched(model)
@@ -138,7 +155,7 @@ class Monitor:
         checkpoint = Checkpoint("run", epoch, spec, tensors_digest(state))
         architecture = Architecture(spec, Given(), "", self._layer)
         normalisation = self._picture.mean, self._picture.std
-        recipe = Recipe(architecture, normalisation, next(network.parameters()).device)
+        recipe = Recipe(architecture, normalisation, device_of(network, pick_device("cpu")))
         try:
             with evaluating([network]):
                 for held in self._held.values():
@@ -218,10 +235,15 @@ class Monitor:
 
     def _watched(self, model: nn.Module) -> nn.Module:
         """The network itself, without what wraps it for several devices or for speed."""
+        if not hasattr(model, "get_submodule"):
+            raise InputError(f"the model is a {type(model).__name__}: it should be a torch module")
         for name in ("module", "_orig_mod"):
             wrapped = model._modules.get(name)
             model = wrapped if wrapped is not None and len(model._modules) == 1 else model
-        return model.get_submodule(self._part)
+        try:
+            return model.get_submodule(self._part)
+        except AttributeError as error:
+            raise InputError(f"there is no part {self._part!r}: {error}") from None
 
     def _measured(self, key: Key, labelled: Labelled) -> dict[str, float]:
         from ckptbench.scores.score import score

@@ -19,6 +19,7 @@ from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.folders import shipped
 from ckptbench.base.text import nearest
+from ckptbench.base.types import Task
 
 
 class _Strict(BaseModel):
@@ -44,6 +45,9 @@ class Data(_Strict):
     ``test_range`` cut a stretch out of each class's examples, in an order that belongs to the set and not
     to ``seed``, before anything is sampled: of two data with ranges that do not meet, none has an example
     of the other.
+
+    A set's classes are read as several labels each (``task = "multilabel"``: ``cat;indoor``) or as numbers
+    (``regression``); examples are then sampled as those of one class.
     """
 
     name: str
@@ -64,11 +68,14 @@ class Data(_Strict):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     flip: Literal["none", "horizontal", "vertical", "both"] = "none"
     label_map: Literal["none", "parity", "digit-ge-5", "mean-colour"] = "none"
+    task: Task = Field("classification", description="multilabel: classes are labels with ; between")
 
     @model_validator(mode="after")
     def _one_size(self) -> Data:
         if self.per_class is not None and self.rate is not None:
             raise ValueError("give per_class or rate, not both")
+        if self.task != "classification" and (self.classes is not None or self.label_map != "none"):
+            raise ValueError(f"the task {self.task} takes neither classes nor label_map")
         for low, high in (self.train_range, self.test_range):
             if not 0 <= low < high <= 1:
                 raise ValueError(f"the range {low} to {high} should rise, between 0 and 1")
@@ -311,7 +318,7 @@ class Suite(_Strict):
             if protocol["window"] is None:
                 del protocol["window"]
         for data in (part["data"] for part in (*content["sources"], *content["targets"]) if part["data"]):
-            for name in ("crop", "interpolation"):
+            for name in ("crop", "interpolation", "task"):
                 if data[name] == Data.model_fields[name].default:
                     del data[name]
         return digest(content)

@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from ckptbench import InputError, rank
 from ckptbench.agreement.certainty import guessing_p
+from ckptbench.data.labels import read_labels
 from ckptbench.numerics.linear import PENALTIES
-from ckptbench.ranking.labels import read_labels
 from ckptbench.ranking.reading import read_source
 from ckptbench.truth.crossval import COLUMN_METRICS, contributions, make_folds, predictions
 

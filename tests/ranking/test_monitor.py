@@ -93,6 +93,24 @@ def test_wrapped_networks_and_what_does_not_fit(target: tuple[Array, Array], tmp
         monitor(Outer(), 3)
     with pytest.raises(InputError, match="in which folder"):
         Monitor(target, keep=2)
+    odd = (
+        ({}, {}, "at least one target"),
+        (target, {"keep": -1, "folder": "x"}, "keep is -1"),
+        (target, {"log": 5}, "log is a int"),
+        (target, {"scores": ["nope"]}, "no selector is called 'nope'"),
+        (target, {"scores": ["leep"]}, "leep needs source_probs"),
+        (target, {"scores": ["consensus"]}, "consensus needs other checkpoints"),
+    )
+    for data, options, sentence in odd:
+        with pytest.raises(InputError, match=sentence):
+            Monitor(data, size=8, store=tmp_path, **options)
+    for model, epoch, sentence in (
+        (5, 9, "the model is a int"),
+        (network(), 9, "there is no part 'inner'"),
+        (Outer(), 9.5, "epoch is 9.5"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            monitor(model, epoch)
     with pytest.raises(InputError, match="no target 'x'"):
         monitor.ranking("x")
     broken = Outer()

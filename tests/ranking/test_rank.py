@@ -17,6 +17,7 @@ from PIL import Image
 from ckptbench import InputError, rank
 from ckptbench.networks.architectures import find_architecture
 from ckptbench.plugins import load_plugins
+from ckptbench.ranking.defaults import cheap_score
 
 ARCH = "smallcnn:width=4"
 COLOURS = 3
@@ -164,16 +165,27 @@ def test_outputs(folder, tmp_path):
         ({"budget": "10 runs"}, "a budget in runs is for fine-tuning"),
         ({"size": 2}, "size is 2"),
         ({"limit": 3}, "limit is 3"),
+        ({"size": "16"}, "size is '16'"),
+        ({"size": 16.5}, "size is 16.5"),
+        ({"limit": "all"}, "limit is 'all'"),
+        ({"layer": 3}, "layer is 3: it should be a word"),
+        ({"precision": "fp16"}, "precision is 'fp16'"),
+        ({"workers": 0}, "workers is 0"),
         ({"normalise": ([0.5], [0.2])}, "three means"),
+        ({"normalise": 5}, "three means"),
+        ({"normalise": ([np.nan] * 3, [1.0] * 3)}, "three means"),
         ({"data": "nowhere/at/all"}, "there is no path nowhere/at/all"),
         ({"data": 5}, "data is a int"),
         ({"data": (np.zeros((4, 2), np.uint8), [0, 1, 0, 1])}, "images should be n x H x W"),
         ({"data": (np.full((4, 8, 8), 3.0), [0, 1, 0, 1])}, r"should be in \[0, 1\]"),
+        ({"data": (np.full((4, 8, 8), np.nan), [0, 1, 0, 1])}, "image 0 holds NaN"),
+        ({"data": pd.DataFrame({"path": ["a", "b"], "label": ["x", " "]})}, "1 row without a label, row 2"),
         ({"data": (np.zeros((4, 8, 8), np.uint8), [0, 1])}, "4 images and 2 labels"),
         ({"data": (np.zeros((2, 8, 8), np.uint8), [0.5, 1])}, "a label is 0.5"),
         ({"groups": "patient"}, "neither a file nor"),
         ({"run": []}, "list of checkpoints is empty"),
         ({"run": [5]}, "a checkpoint is a int"),
+        ({"run": [torch.nn.Sequential(torch.nn.LazyLinear(3))]}, "network 0 has lazy layers"),
         ({"key": "nothing"}, "under the key 'nothing'"),
         ({"goal": "FT", "budget": "soon"}, "a budget of 'soon' cannot be read"),
         ({"goal": "FT", "budget": "3 runs"}, "too small"),
@@ -182,6 +194,19 @@ def test_outputs(folder, tmp_path):
 def test_what_does_not_fit_is_a_sentence(folder, options, sentence):
     with pytest.raises(InputError, match=sentence):
         ranked(folder, **options)
+
+
+def test_architectures_that_cannot_be_had(folder, monkeypatch, tmp_path):
+    (tmp_path / "broken.py").write_text("class Broken(:\n")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for arch, plugins, sentence in (
+        ("smallcnn:depth=1", (), "unexpected keyword argument 'depth'"),
+        ("timm/resnet18", (), r"needs an extra: pip install 'ckptbench\[timm\]'"),
+        (ARCH, tmp_path / "broken.py", r"broken\.py cannot be loaded: SyntaxError"),
+        (ARCH, [str(tmp_path)], r"broken\.py cannot be loaded: SyntaxError"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            rank(folder / "run", arch, folder / "images", plugins=plugins, store=tmp_path / "store")
 
 
 def test_a_size_that_the_network_does_not_take_is_a_sentence(pictures, tmp_path):
@@ -198,6 +223,11 @@ def test_features_are_checked():
     bad[3, 1] = np.nan
     with pytest.raises(InputError, match="features 1 hold nan in row 3, column 1"):
         rank([good, bad], data=labels)
+    for odd in (good + 1j, good[:, :0], good[0]):
+        with pytest.raises(InputError, match="features 0 should be N x D real numbers"):
+            rank([odd], data=labels)
+    with pytest.raises(InputError, match="label of example 2 is nan"):
+        rank([good], data=np.where(labels == 0, np.nan, labels)[[1, 3, 0, *range(3, 20)]], task="regression")
     with pytest.raises(InputError, match="features 1 have 10 rows"):
         rank([good, good[:10]], data=labels)
     with pytest.raises(InputError, match="19 labels for 20 rows"):
@@ -216,20 +246,55 @@ def test_for_fine_tuning_the_last_is_taken_unless_a_budget_is_spent(folder):
     assert found.table["measured"].notna().any()
 
 
-def test_for_fine_tuning_the_score_is_followed_that_the_record_says(folder, monkeypatch):
-    row = {"suite": "zoo", "truth": "10 epochs", "goal": "ft", "what": "score", "seconds": 1.0, "harmed": 1}
+def published(monkeypatch, favourite: str, gain: float = 1.5):
+    """A published record whose favourite for both goals is a score or procedure."""
+    row = {"suite": "zoo", "truth": "10 epochs", "seconds": 1.0, "harmed": 1, "helped": 5, "runs": 10}
+    scores = ("logme", "lda-loo", "knn", "sfda", "leep")
     rows = [
-        {**row, "name": name, "gain_median": gain, "helped": 5, "runs": 10, "chosen": chosen}
-        for name, gain, chosen in (("logme", 2.0, 8), ("knn", 1.0, 2), ("winner", 1.5, 10))
-    ]
-    record = pd.DataFrame(rows)
-    monkeypatch.setattr("ckptbench.ranking.finetuned.published_record", lambda: record)
-    found = ranked(folder, goal="ft", limit=35)
-    assert "the first choice of logme, for fine-tuning" in found.verdict["Take"]
+        {**row, "goal": goal, "name": name, "what": "score" if name in scores else "procedure",
+         "gain_median": gain, "chosen": chosen}
+        for goal in ("fe", "ft")
+        for name, chosen in ((favourite, 8), ("lda-loo", 2), ("winner", 10))
+    ]  # fmt: skip
+    monkeypatch.setattr("ckptbench.ranking.defaults.published_record", lambda: pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("favourite", "said", "column"),
+    [
+        ("logme", "the first choice of logme", "logme"),
+        ("cross-validated probe", "the best by cross-validated probe", "cross-validated probe"),
+        ("cross-validated probe, of the 3 best by knn", "3 best by knn", "cross-validated probe"),
+        ("50 iterations on 3 folds", "the last", None),
+        ("leep", "the last", None),  # needs the head's classes
+    ],
+)
+def test_for_fine_tuning_the_record_is_followed(folder, tmp_path, monkeypatch, favourite, said, column):
+    published(monkeypatch, favourite)
+    found = ranked(folder, goal="ft", store=tmp_path)
+    assert f"{said}, for fine-tuning" in found.verdict["Take"]
     assert "won 1.5 points" in found.verdict["Why"]
-    assert found.pick.epoch == found.table.set_index("epoch")["logme"].idxmax()
-    record["gain_median"] = -1.0
-    assert "the last, for fine-tuning" in ranked(folder, goal="ft", limit=34).verdict["Take"]
+    if column is None:
+        assert "That " in found.verdict["Why"]
+        assert found.pick.epoch == 10
+    else:
+        assert found.pick.epoch == found.table.set_index("epoch")[column].idxmax()
+        assert found.table["epoch"][0] == found.pick.epoch
+
+
+def test_a_record_of_losses_is_not_followed(folder, tmp_path, monkeypatch):
+    published(monkeypatch, "logme", gain=-1.0)
+    assert "the last, for fine-tuning" in ranked(folder, goal="ft", store=tmp_path).verdict["Take"]
+
+
+def test_the_records_first_score_screens(monkeypatch):
+    """Of those that features and labels suffice for."""
+    for favourite, score in (("logme", "logme"), ("leep", "lda-loo")):
+        published(monkeypatch, favourite)
+        assert cheap_score("classification") == score
+    assert cheap_score("regression") == "ridge-loo-error"
+    monkeypatch.setattr("ckptbench.ranking.defaults.published_record", lambda: None)
+    assert cheap_score("classification") == "ridge-loo"
 
 
 def test_folds_never_split_a_group_and_metrics_differ(folder, pictures):
@@ -256,8 +321,12 @@ def test_hostile_and_odd_files_are_sentences(folder, tmp_path, pictures):
     torch.save({**state, "0.weight": state["0.weight"].to_sparse()}, run / "model_6.pth")
     (run / "model_7.safetensors").write_bytes(b"\xff" * 64)
     (run / os.fsdecode(b"model_8_\xff.pth")).write_bytes((run / "model_1.pth").read_bytes())
+    (run / "model_9\n\x1b[m.pth").write_bytes((run / "model_2.pth").read_bytes())
+    if os.geteuid():
+        (run / "model_2.pth").chmod(0)
     found = ranked(folder, run=run)
-    assert sorted(found.table["epoch"]) == [1, 2, 8, 10]
+    assert sorted(found.table["epoch"]) == ([1, 8, 9, 10] if os.geteuid() else [1, 2, 8, 9, 10])
+    assert "model_9\\n\\x1b[m.pth" in found.table["checkpoint"].tolist()
     found.to_html(tmp_path / "a.html")
     assert "model_8_\\udcff.pth" in repr(found)
     for name in ("model_5.pth", "model_6.pth", "model_7.safetensors"):

@@ -34,7 +34,7 @@ from ckptbench.base.sampling import stratified
 from ckptbench.networks.hardware import has_fast_bf16
 from ckptbench.networks.training import batches, schedule, seeded, ten_crops, to_input
 from ckptbench.suites import FT
-from ckptbench.truth.finetune import classify
+from ckptbench.truth.finetune import predict
 
 # --- the training loop against a plain one -------------------------------------------------------
 
@@ -151,7 +151,7 @@ def test_a_window_is_trained_on_by_crops_and_tested_on_ten() -> None:
     with torch.no_grad():
         crops = [model(to_input(crop, MEAN, STD)) for crop in ten_crops(TEST[0], 12)]
     slow = torch.stack(crops).mean(0).argmax(1)
-    assert torch.equal(classify(model, TEST[0], MEAN, STD, protocol), slow)
+    assert torch.equal(predict(model, TEST[0], MEAN, STD, protocol).argmax(1), slow)
     with pytest.raises(InputError, match="a window of 64 pixels does not fit into images of"):
         run(network, recipe(epochs=1, window=64, training={"augment": "resized-crop"}))
     with pytest.raises(ValueError, match="window needs augment"):

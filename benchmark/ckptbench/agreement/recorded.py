@@ -34,6 +34,7 @@ from ckptbench.results import Results, make_table
 
 LAST = "last-epoch"
 GOALS = ("fe", "ft")
+PROBED, OF_BEST = "cross-validated probe", ", of the 3 best by "
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,11 +178,11 @@ def procedures_of(results: Results) -> dict[str, dict[str, Procedure]]:
     def measured(what: str, protocol: str, number: int) -> dict[str, Procedure]:
         found: dict[str, Procedure] = {what: CrossValidate(protocol, number)}
         if screen is not None:
-            found[f"{what}, of the 3 best by {screen}"] = CrossValidate(protocol, number, screen)
+            found[f"{what}{OF_BEST}{screen}"] = CrossValidate(protocol, number, screen)
         return found
 
     for protocol, number in probes.items():
-        first |= measured("cross-validated probe", protocol, number)
+        first |= measured(PROBED, protocol, number)
     procedures = {"fe": first, "ft": dict(first)}
     lengths = sorted(tunings, key=lambda name: int(name.split()[0].replace(",", "")))  # "50 iterations"
     for protocol in lengths:
@@ -194,6 +195,14 @@ def procedures_of(results: Results) -> dict[str, dict[str, Procedure]]:
         halving = Halving(short, whole, budget=1, fresh=1)
         procedures["ft"][f"halving: {short}, finalists {whole}"] = halving
     return procedures
+
+
+def without_finetuning(what: str, name: str) -> FirstChoice | CrossValidate | None:
+    """The procedure of a row of the record; None where it asks for fine-tunings, or is to take the last."""
+    if what == "score":
+        return FirstChoice(name)
+    measured, _, screen = name.partition(OF_BEST)
+    return CrossValidate("probe", 1, screen or None) if measured == PROBED else None
 
 
 def choices(procedures: Mapping[str, Mapping[str, Procedure]], tables: Iterable[Recorded]) -> pd.DataFrame:

@@ -20,7 +20,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "known: " + (", ".join(known) or "none")
+    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+    return "known: " + (", ".join(known[:20]) + more or "none")
+
+
+def printable(text: str) -> str:
+    """In one line, whatever a name holds: names of files need not be text, and may speak to a terminal."""
+    one = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in one)
 
 
 def typeset(text: str) -> str:

@@ -11,6 +11,7 @@ import typer.core
 
 from ckptbench import __version__
 from ckptbench.base.errors import InputError
+from ckptbench.base.text import printable
 from ckptbench.cli import plugins, suites
 from ckptbench.cli.rank import rank
 from ckptbench.cli.studies import interference, study
@@ -35,7 +36,7 @@ class _Sentences(typer.core.TyperGroup):
                 where = f"{error.filename}: " if error.filename else ""
                 message = f"{where}{error.strerror or error}"
             code = 2
-        print(f"ckptbench: {message}", file=sys.stderr)
+        print(f"ckptbench: {printable(message)}", file=sys.stderr)
         raise SystemExit(code)
 
 

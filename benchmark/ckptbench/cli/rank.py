@@ -87,6 +87,9 @@ def rank(
     from ckptbench.pipeline.progress import Reporter
     from ckptbench.ranking.run import rank as rank_checkpoints
 
+    for path in (csv, html):  # before hours of work
+        if path is not None and path.is_dir():
+            raise InputError(f"{path} is a folder: name the file to write")
     ranking = rank_checkpoints(
         checkpoints[0] if len(checkpoints) == 1 else checkpoints,
         arch,

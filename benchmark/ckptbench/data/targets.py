@@ -25,12 +25,14 @@ from ckptbench.base.digests import derive_seed, digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.sampling import sample_size
 from ckptbench.base.text import nearest
-from ckptbench.base.types import Array, Examples, Target
+from ckptbench.base.types import Array, Examples, Float, Target
 from ckptbench.data.images import to_pixels
+from ckptbench.data.labels import read_labels
 from ckptbench.data.names import read_set
 from ckptbench.data.raw import Raw, RawSet, content_digest
 from ckptbench.suites import WHOLE, Data, TargetSpec
 
+EVERY = "*"  # the one class that several labels and numbers are sampled as
 DECODER = "pil-1"  # named in every manifest: a change of the pixels made here needs another name
 LABEL_MAPS = {
     "parity": ("even", "odd"),
@@ -67,7 +69,11 @@ def sample(found: RawSet, data: Data, name: str, tested: bool = True) -> Target:
     """
     if not tested:
         found = replace(found, test=None)
-    classes = _choose_classes(found.classes, data)
+    names, columns = _choose_classes(found.classes, data), None
+    classes = names
+    if data.task != "classification":
+        columns, names = read_labels(found.classes, data.task)[1:]
+        classes = (EVERY,)
     raw_test = found.train if found.test is None else found.test
     test: list[int] = []
     left: dict[str, deque[int]] = {}
@@ -99,9 +105,9 @@ def sample(found: RawSet, data: Data, name: str, tested: bool = True) -> Target:
     train = take("train", data.per_class)
     barred |= {found.train.content(row) for row in train}
     pool = take("pool", data.pool_per_class) if data.pool_per_class is not None else []
-    names = LABEL_MAPS.get(data.label_map, classes)
+    names = LABEL_MAPS.get(data.label_map, names)
     chosen_rows = (("train", found.train, train), ("test", raw_test, test), ("pool", found.train, pool))
-    splits = [_split(*which, found.classes, classes, data) for which in chosen_rows]
+    splits = [_split(*which, found.classes, classes, data, columns) for which in chosen_rows]
     about = _about(found.train, twins)
     _check(name, names, splits[0], splits[1] if tested else None, about)
     digests = [part.digest if len(part) else None for part in splits]
@@ -114,18 +120,30 @@ def sample(found: RawSet, data: Data, name: str, tested: bool = True) -> Target:
 
 def _split_class(found: RawSet, data: Data, kind: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of a class that train (and pool) and test may be drawn from, in the order of drawing."""
-    label = found.classes.index(kind)
-    rows = np.flatnonzero(found.train.labels == label)
-    tested = np.flatnonzero(found.test.labels == label) if found.test is not None else rows[:0]
+    train_range, test_range = data.train_range, data.test_range
+    if data.task == "classification":
+        label = found.classes.index(kind)
+        rows = np.flatnonzero(found.train.labels == label)
+        tested = np.flatnonzero(found.test.labels == label) if found.test is not None else rows[:0]
+    else:  # the stretch of each class, so that it meets no other one where these are classes
+        rows = _of_all(found.train, found.classes, "train", train_range)
+        tested = rows[:0] if found.test is None else _of_all(found.test, found.classes, "test", test_range)
+        train_range = test_range = WHOLE
     if found.test is None and data.test_files:
         names = [found.train.identifier(int(row)).rpartition("/")[2] for row in rows]
         matched = [any(fnmatchcase(name, pattern) for pattern in data.test_files) for name in names]
         rows, tested = rows[~np.array(matched, bool)], rows[matched]
-    order = _shuffled(_stretch(rows, "train", kind, data.train_range), "train", kind, data.seed)
+    order = _shuffled(_stretch(rows, "train", kind, train_range), "train", kind, data.seed)
     if found.test is None and not data.test_files:
         cut = math.ceil(data.test_fraction * len(order))
         return order[cut:], order[:cut]
-    return order, _shuffled(_stretch(tested, "test", kind, data.test_range), "test", kind, data.seed)
+    return order, _shuffled(_stretch(tested, "test", kind, test_range), "test", kind, data.seed)
+
+
+def _of_all(raw: Raw, classes: tuple[str, ...], split: str, bounds: tuple[float, float]) -> NDArray[np.int64]:
+    own = (np.flatnonzero(raw.labels == label) for label in range(len(classes)))
+    parts = [_stretch(rows, split, kind, bounds) for rows, kind in zip(own, classes, strict=True)]
+    return np.sort(np.concatenate(parts))
 
 
 def _stretch(
@@ -209,10 +227,19 @@ def _choose_classes(known: tuple[str, ...], data: Data) -> tuple[str, ...]:
 
 
 def _split(
-    which: str, raw: Raw, chosen: list[int], known: tuple[str, ...], classes: tuple[str, ...], data: Data
+    which: str,
+    raw: Raw,
+    chosen: list[int],
+    known: tuple[str, ...],
+    classes: tuple[str, ...],
+    data: Data,
+    columns: Float | None = None,
 ) -> Split:
     rows = _shuffled(np.array(chosen, np.int64), which, "rows", data.seed)
-    if data.label_map == "mean-colour":
+    labels: Array
+    if columns is not None:
+        labels = columns[raw.labels[rows]]
+    elif data.label_map == "mean-colour":
         labels = np.array([_mean_colour(raw.image(int(row)), data) for row in rows], np.int64)
     else:
         table = np.full(len(known), -1, np.int64)
@@ -257,6 +284,13 @@ def _pixels(image: Image.Image, data: Data) -> NDArray[np.uint8]:
 
 
 def _check(name: str, classes: tuple[str, ...], train: Split, test: Split | None, about: str) -> None:
+    if train.labels.ndim == 2:
+        for split, labels in (("train", train.labels), *([("test", test.labels)] if test else [])):
+            same = [] if len(labels) < 2 else np.flatnonzero(np.ptp(labels, axis=0) == 0).tolist()
+            if len(labels) < 2 or same:
+                what = f"label {classes[same[0]]!r} is the same" if same else "there are too few labels"
+                raise InputError(f"{name}: {what} on the {split} split: nothing can be measured of it")
+        return
     if len(classes) < 2:
         raise InputError(f"{name} has one class, {classes[0]!r}: a target needs at least two")
     for split, examples, least in (("train", train, 2), *([("test", test, 1)] if test is not None else [])):

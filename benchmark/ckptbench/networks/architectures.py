@@ -20,6 +20,8 @@ from ckptbench.plugins import Registry
 
 # What fills weights at random, methods of tensors and functions of torch.nn.init; those that torch.nn.init
 # builds on them need not be named.
+EXTRAS = {"timm": "timm", "open_clip": "open-clip", "hf": "transformers", "hf-text": "transformers"}
+"""What to install for architectures whose names begin so."""
 _DRAWS = {"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"}
 
 
@@ -78,7 +80,7 @@ class Architecture:
         name = self.layer or self.extractor.head(model)
         modules = dict(model.named_modules())
         if name not in modules:
-            raise InputError(f"{self.spec} has no layer {name!r}: {nearest(name, modules)}")
+            raise InputError(f"{self.spec} has no layer {name!r}: {nearest(name, filter(None, modules))}")
         return name
 
     def fit(self, path: Path) -> Found:
@@ -194,4 +196,7 @@ def find_architecture(spec: str, extractors: Registry, layer: str | None = None)
         if name in names:
             return Architecture(spec, extractor, plugin.digest, layer)
         known += names
+    family = name.partition("/")[0]
+    if family in EXTRAS and not any(other.partition("/")[0] == family for other in known):
+        raise InputError(f"{name} needs an extra: pip install 'ckptbench[{EXTRAS[family]}]'")
     raise InputError(f"no architecture is called {name!r}: {nearest(name, known)}")

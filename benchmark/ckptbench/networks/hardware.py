@@ -32,6 +32,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_of(network: torch.nn.Module, otherwise: torch.device) -> torch.device:
+    """Where a network's weights are."""
+    return next((weight.device for weight in network.parameters()), otherwise)
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bfloat16 is native there and not emulated, which would be slower than float32."""
     if device.type == "cuda":

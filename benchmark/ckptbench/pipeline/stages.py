@@ -30,6 +30,7 @@ from ckptbench.pipeline.progress import Advance, Reporter
 from ckptbench.plugins import PluginSpec
 from ckptbench.scores.tasks import ScoreTask, pair_tasks
 from ckptbench.suites import FT
+from ckptbench.truth.columns import MEASURE
 from ckptbench.truth.crossval import make_folds
 from ckptbench.truth.tasks import FETask, FTTask, Split
 from ckptbench.truth.validation import FT_FOLDS, ProbeFold, TuningFold, lengths
@@ -134,7 +135,7 @@ def score_tasks(plan: Plan) -> list[ScoreTask]:
 def fe_tasks(plan: Plan) -> list[FETask]:
     """A task per (FE protocol, pair, checkpoint); FE after fine-tuning is FT's to compute."""
     protocols = [protocol for protocol in plan.suite.fe if protocol.after is None]
-    found = []
+    found, tasks = [], {spec.name: spec.data.task for spec in plan.suite.targets}
     for protocol, (source, target) in itertools.product(protocols, plan.pairs):
         data, key = plan.targets[target], source.recipe.key
         for checkpoint in plan.judged(protocol, source, target):
@@ -143,7 +144,7 @@ def fe_tasks(plan: Plan) -> list[FETask]:
                 train=Split(key(checkpoint, data.train), data.train.labels),
                 test=Split(key(checkpoint, data.test), data.test.labels),
                 pool=Split(key(checkpoint, data.pool), data.pool.labels) if data.pool else None,
-                n_classes=len(data.classes),
+                n_classes=len(data.classes), task=tasks[target],
             )  # fmt: skip
             found.append(task)
     return found
@@ -181,7 +182,7 @@ def _tunings(
 
 def probe_folds(plan: Plan) -> list[ProbeFold]:
     """One repeat of the cross-validated probe, at the checkpoints of the suite's first FE protocol."""
-    found = []
+    found, tasks = [], {spec.name: spec.data.task for spec in plan.suite.targets}
     for protocol, (source, target) in itertools.product(plan.suite.fe[:1], plan.pairs):
         train, classes = plan.targets[target].train, plan.targets[target].classes
         folds = make_folds(train.labels, None, plan.targets[target].digest, repeats=1)
@@ -189,7 +190,8 @@ def probe_folds(plan: Plan) -> list[ProbeFold]:
             task = ProbeFold(
                 store=plan.store.root, checkpoint=checkpoint, target=target, n_classes=len(classes),
                 label=f"{source.name} epoch {checkpoint.epoch} on {target}", labels=train.labels,
-                features=source.recipe.key(checkpoint, train), folds=folds, metric="accuracy",
+                features=source.recipe.key(checkpoint, train), folds=folds,
+                task=tasks[target], metric=MEASURE[tasks[target]],
             )  # fmt: skip
             found.append(task)
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ckptbench.base.text import listed
+from ckptbench.base.text import listed, printable
 from ckptbench.base.types import Checkpoint, Float
 from ckptbench.ranking.options import METRIC_NAMES
 
@@ -44,8 +44,8 @@ class Ranking:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.verdict = {heading: _printable(sentence) for heading, sentence in self.verdict.items()}
-        self.used = {heading: _printable(sentence) for heading, sentence in self.used.items()}
+        self.verdict = {heading: printable(sentence) for heading, sentence in self.verdict.items()}
+        self.used = {heading: printable(sentence) for heading, sentence in self.used.items()}
 
     def to_html(self, path: str | Path) -> None:
         """Write a self-contained page with the answer."""
@@ -113,12 +113,7 @@ def _unpacked(content: dict[str, Any]) -> Checkpoint:
 
 
 def name_of(checkpoint: Checkpoint) -> str:
-    return _printable(checkpoint.path.name) if checkpoint.path else f"#{checkpoint.epoch}"
-
-
-def _printable(text: str) -> str:
-    """Names of files need not be text."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return printable(checkpoint.path.name) if checkpoint.path else f"#{checkpoint.epoch}"
 
 
 def epochs_in_words(epochs: Sequence[int]) -> str:

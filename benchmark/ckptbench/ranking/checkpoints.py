@@ -6,12 +6,13 @@ store, by path, size and time of change, and by digest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
@@ -22,7 +23,7 @@ from ckptbench.networks.folders import Content, content_of
 from ckptbench.networks.layouts import Found, tensors_digest, weight_files
 from ckptbench.networks.runs import RUN_FILE, file_digest, read_run
 from ckptbench.pipeline.progress import Advance
-from ckptbench.plugins import load_plugins
+from ckptbench.plugins import Registry, load_plugins
 from ckptbench.ranking.options import Options, is_path
 from ckptbench.ranking.remembered import marks
 
@@ -91,23 +92,32 @@ def bring(
         raise InputError("the list of checkpoints is empty")
     if isinstance(given[0], nn.Module):
         return _modules(list(given), options)
-    arch = options.arch
-    if arch is None:
-        raise InputError("say which architecture the checkpoints are of, as in arch='resnet18'")
     if not isinstance(given[0], Mapping | str | Path):
         raise InputError(
             f"a checkpoint is a {type(given[0]).__name__}: a path, a module or a state dict can be ranked"
         )
+    arch = options.arch
+    if arch is None:
+        raise InputError("say which architecture the checkpoints are of, as in arch='resnet18'")
     if arch in ("hf", "hf-text") and is_path(given[0]):  # a run of Trainer holds its own config.json
         folder = Path(str(given[0])).expanduser()
         configs = [*folder.glob("config.json"), *sorted(folder.glob("*/config.json"))]
         arch = f"{arch}:config={configs[0].parent}" if configs else arch
-    architecture = find_architecture(arch, load_plugins("extractor", options.plugins), options.layer)
+    architecture = find_architecture(arch, _extractors(options.plugins), options.layer)
     architecture = replace(architecture, key=options.key, prefix=options.prefix)
     if isinstance(given[0], Mapping):
         return _states(list(given), architecture, options.strict)
     paths = [Path(str(one)).expanduser() for one in given]
     return _files(paths if checkpoints is given else paths[0], architecture, options, store, advance)
+
+
+def _extractors(plugins: Sequence[str]) -> Registry:
+    """All that there are; a file that was named and cannot be loaded is an error."""
+    found, named = load_plugins("extractor", plugins), {str(Path(path).resolve()) for path in plugins}
+    for where, why in found.broken.items():
+        if named & {where, str(Path(where).parent)}:
+            raise InputError(f"{where} cannot be loaded: {why}")
+    return found
 
 
 def _files(
@@ -129,7 +139,7 @@ def _files(
     for checkpoint in trajectory:
         try:
             facts = _remembered_facts(checkpoint, architecture, store)
-        except InputError as error:
+        except (InputError, OSError) as error:
             if options.strict:
                 raise
             brought.skipped.append(f"{error}: skipped")
@@ -162,8 +172,7 @@ def _states(states: list[Any], architecture: Architecture, strict: bool) -> Brou
 
 def _modules(models: list[Any], options: Options) -> Brought:
     if options.arch is not None:
-        extractors = load_plugins("extractor", options.plugins)
-        architecture = find_architecture(options.arch, extractors, options.layer)
+        architecture = find_architecture(options.arch, _extractors(options.plugins), options.layer)
         preprocessing, said_by = _preprocessing(architecture, None)
     else:
         preprocessing, said_by = Preprocessing(), "ImageNet's usual one, as nothing was said"
@@ -172,6 +181,8 @@ def _modules(models: list[Any], options: Options) -> Brought:
     for epoch, model in enumerate(models):
         if not isinstance(model, nn.Module):
             raise InputError(f"checkpoint {epoch} is a {type(model).__name__}, the first is a module")
+        if any(map(is_lazy, model.state_dict().values())):
+            raise InputError(f"network {epoch} has lazy layers without a shape: call it on an image first")
         tensors = tensors_digest(model.state_dict())
         facts = {"place": "", "others": [], "unused": 0, "tensors": digest([tensors, str(model)])}
         _add(brought, epoch, model, facts)
@@ -208,10 +219,16 @@ def _preprocessing(architecture: Architecture, where: Path | list[Path] | None) 
         return ask(name, **options), f"what {architecture.extractor.name} uses for {name}"
     except (KeyError, ValueError):  # a network of torchvision's without published weights
         return Preprocessing(), "ImageNet's usual one, as the library says nothing"
+    except TypeError as error:
+        raise InputError(f"architecture {architecture.spec!r}: {error}") from None
 
 
 def _remembered_digest(path: Path, store: Store) -> str:
-    return str(_remembered("file-digest/2", path, store, lambda: {"digest": file_digest(path)})["digest"])
+    try:
+        found = _remembered("file-digest/2", path, store, lambda: {"digest": file_digest(path)})
+    except OSError:  # whoever reads its weights says why
+        return f"unreadable {path}"
+    return str(found["digest"])
 
 
 def _remembered_content(path: Path, store: Store) -> Content:

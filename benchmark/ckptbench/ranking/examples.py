@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from ckptbench.base.digests import derive_seed, digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.types import Array, Examples, Float, Task
+from ckptbench.data.labels import measurable, read_labels
 from ckptbench.data.raw import RawSet
 from ckptbench.data.targets import Split, make_split, sample
-from ckptbench.ranking.labels import measurable, read_labels
 from ckptbench.suites import Data
 
 

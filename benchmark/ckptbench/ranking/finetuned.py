@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ckptbench.agreement.certainty import differences, simultaneous_intervals, tied_set
-from ckptbench.agreement.record import in_words, published_record, to_follow
 from ckptbench.base.text import counted, number
 from ckptbench.base.types import Array, Checkpoint
-from ckptbench.plugins import load_plugins
 from ckptbench.ranking.answer import Ranking, epochs_in_words, name_of, percent_of
+from ckptbench.ranking.defaults import Advice
 from ckptbench.ranking.examples import Labelled
 from ckptbench.ranking.verdict import COLUMNS, Screen, against, compared, make_table
 
@@ -25,34 +24,21 @@ def least_runs(checkpoints: int) -> int:
     return 2 * checkpoints + (FINALISTS + 1) * FRESH
 
 
-def score_to_follow(plugins: Sequence[str]) -> str | None:
-    """The score whose first choice the record says to fine-tune, where it needs features and labels alone."""
-    row = to_follow(published_record(), "ft")
-    if row is None or row["what"] != "score":
-        return None
-    label, known = str(row["name"]), load_plugins("selector", plugins)
-    if label.partition(":")[0] not in known.specs:
-        return None
-    return None if known[label].pool or set(known[label].needs) - {"features", "labels"} else label
-
-
 def untried(
     checkpoints: Sequence[Checkpoint],
     labelled: Labelled,
     used: dict[str, str],
     notes: Sequence[str],
+    advice: Advice,
+    pick: int,
     screen: Screen | None = None,
 ) -> Ranking:
-    """The last one, or the first choice of a score, why, and what a budget would settle."""
-    count = len(checkpoints)
-    pick, why = count - 1, "the last"
-    if screen is not None:  # of equals the later one
-        pick = count - 1 - int(screen.scores[::-1].argmax())
-        why = f"the first choice of {screen.selector}"
-    best = checkpoints[pick]
+    """What the record advises, why, and what a budget would settle."""
+    count, best = len(checkpoints), checkpoints[pick]
     verdict = {
-        "Take": f"epoch {best.epoch} ({name_of(best)}), {why}, for fine-tuning: no fine-tuning was measured.",
-        "Why": in_words(published_record(), "ft"),
+        "Take": f"epoch {best.epoch} ({name_of(best)}), {advice.name}, for fine-tuning: no fine-tuning was "
+        "measured.",
+        "Why": advice.why,
         "To know more": (
             f"--budget 10m fine-tunes all {counted(count, 'checkpoint')} on folds of your data and drops the "
             f"worse half, again and again. That takes at least {least_runs(count)} short fine-tunings, and "

@@ -12,8 +12,8 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.text import counted
 from ckptbench.base.types import Array, Checkpoint, Key, Preprocessing
+from ckptbench.data.labels import as_numpy
 from ckptbench.ranking.examples import Labelled
-from ckptbench.ranking.labels import as_numpy
 from ckptbench.ranking.options import Normalisation
 from ckptbench.suites import Data
 
@@ -28,8 +28,10 @@ def given_matrices(checkpoints: Any) -> list[Array] | None:
     matrices: list[Array] = []
     for i, one in enumerate(checkpoints):
         matrix = as_numpy(one)
-        if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.number):
-            raise InputError(f"features {i} should be N x D numbers, not {matrix.dtype} of {matrix.shape}")
+        if matrix.ndim != 2 or not matrix.shape[1] or matrix.dtype.kind not in "iuf":
+            raise InputError(
+                f"features {i} should be N x D real numbers, not {matrix.dtype} of {matrix.shape}"
+            )
         if len(matrix) != len(matrices[0] if matrices else matrix):
             raise InputError(f"features {i} have {len(matrix)} rows, features 0 have {len(matrices[0])}")
         bad = np.argwhere(~np.isfinite(matrix))
@@ -65,11 +67,15 @@ def prepared(
             raise InputError(f"size is {size}: between 8 and 1024 pixels is possible")
         picture = replace(picture, size=size, crop=options.crop if size != picture.size else picture.crop)
     if normalise is not None:
-        mean, std = (tuple(float(one) for one in part) for part in normalise)
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        try:
+            pair = np.array(normalise, np.float64)
+        except (TypeError, ValueError):
+            pair = np.empty(0)
+        if pair.shape != (2, 3) or not np.isfinite(pair).all() or (pair[1] <= 0).any():
             raise InputError(
                 "normalise should be three means and three positive deviations, of red, green, blue"
             )
+        mean, std = (tuple(part) for part in pair.tolist())
         picture = replace(picture, mean=mean, std=std)
     return picture
 

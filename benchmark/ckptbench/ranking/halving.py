@@ -109,6 +109,7 @@ class FoldTask(CellTask):
             std=self.recipe.normalisation[1],
             device=device,
         )
+        assert result.correct is not None
         seconds = time.perf_counter() - began
         return [
             Cell(self.key, "ok", result.accuracy, result.note, seconds, {"correct": pack(result.correct)})

@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptbench.agreement.certainty import differences, guessing_p
+from ckptbench.agreement.procedures import Procedure, Request, Scores, drive, take_last
+from ckptbench.agreement.recorded import PROBED
 from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.tasks import CellTask
 from ckptbench.base.text import counted, listed
-from ckptbench.base.types import Cell, Checkpoint, Key, Metric
+from ckptbench.base.types import Cell, Checkpoint, Float, Key, Metric
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking, epochs_in_words
+from ckptbench.ranking.defaults import cheap_score, for_finetuning
 from ckptbench.ranking.examples import Labelled, Tokens, draw, of_labels
-from ckptbench.ranking.finetuned import score_to_follow, untried
+from ckptbench.ranking.finetuned import untried
 from ckptbench.ranking.given import given_matrices, prepared, store_features, used_data, used_images
-from ckptbench.ranking.options import CHEAP_SCORE, Options, is_path, parse_budget
+from ckptbench.ranking.options import Options, is_path, parse_budget
 from ckptbench.ranking.reading import read_source
 from ckptbench.ranking.verdict import FIRST_LOOK, Screen, probed
 from ckptbench.truth.crossval import ProbeTask, make_folds, read_contributions
@@ -50,6 +53,11 @@ class Measured:
     notes: list[str]
     untrained: bool = False
 
+    def only(self, places: Sequence[int]) -> Measured:
+        """Some of the checkpoints."""
+        checkpoints = [self.checkpoints[place] for place in places]
+        return replace(self, checkpoints=checkpoints, keys=[self.keys[place] for place in places])
+
 
 def measured_answer(
     checkpoints: Any, data: Any, options: Options, store: Store, workers: int | None, reporter: Reporter
@@ -69,14 +77,14 @@ def measured_answer(
         "data": used_data(labelled),
     }
     measured = Measured(store=store, checkpoints=own, keys=keys, labelled=labelled, used=used, notes=[])
-    return probe_all(measured, options.measure, workers, reporter, options.budget)
+    return probe_all(measured, options.measure, workers, reporter, options.budget, options.plugins)
 
 
 def _of_networks(
     checkpoints: Any, data: Any, options: Options, store: Store, workers: int | None, reporter: Reporter
 ) -> Ranking:
     from ckptbench.networks.extract import Recipe
-    from ckptbench.networks.hardware import pick_device
+    from ckptbench.networks.hardware import device_of, pick_device
     from ckptbench.ranking.checkpoints import bring
 
     with reporter.stage("read", _count(checkpoints)) as advance:
@@ -89,7 +97,7 @@ def _of_networks(
     labelled = _tokenised(draw(source, source.options.model_copy(update=scaling), options.limit), brought)
     device = pick_device(options.device)
     if brought.networks:
-        device = next(next(iter(brought.networks.values())).parameters()).device
+        device = device_of(next(iter(brought.networks.values())), device)
     recipe = Recipe(brought.architecture, (picture.mean, picture.std), device, options.precision)
     said_by = brought.said_by if picture == brought.preprocessing else "as you said"
     images = used_images(picture, said_by)
@@ -114,14 +122,34 @@ def _of_networks(
         store=store, checkpoints=brought.checkpoints, keys=[], labelled=labelled, used=used, notes=notes,
         untrained=brought.is_own and brought.checkpoints[0].epoch == 0,
     )  # fmt: skip
-    selector = score_to_follow(options.plugins) if options.task == "classification" else None
-    if options.goal == "ft" and selector is None:
-        return untried(measured.checkpoints, labelled, used, notes)
-    measured = _extracted(measured, recipe, brought.networks, options.strict, reporter)
-    if options.goal == "ft" and selector is not None:
-        screen = _scored(measured, selector, options.plugins, reporter)
-        return untried(measured.checkpoints, labelled, measured.used, notes, screen)
-    return probe_all(measured, options.measure, workers, reporter, options.budget)
+    if options.goal == "fe":
+        measured = _extracted(measured, recipe, brought.networks, options.strict, reporter)
+        return probe_all(measured, options.measure, workers, reporter, options.budget, options.plugins)
+    advice = for_finetuning(options.task, options.plugins)
+    pick, screen = len(brought.checkpoints) - 1, None
+    if advice.procedure is not take_last:
+        measured = _extracted(measured, recipe, brought.networks, options.strict, reporter)
+        pick, screen = _driven(measured, advice.procedure, options, workers, reporter)
+    return untried(measured.checkpoints, labelled, measured.used, notes, advice, pick, screen)
+
+
+def _driven(
+    measured: Measured, procedure: Procedure, options: Options, workers: int | None, reporter: Reporter
+) -> tuple[int, Screen]:
+    """A procedure's pick, and the numbers that decided."""
+    known: list[Screen] = []
+
+    def answer(request: Request) -> Float:
+        if isinstance(request, Scores):
+            known.append(_scored(measured, request.selector, options.plugins, reporter))
+            return known[-1].scores
+        places, values = list(request.checkpoints), np.full(len(measured.checkpoints), np.nan)
+        cells = probe_cells(measured.only(places), options.measure, workers, reporter)
+        values[places] = [cell.value for cell in cells]
+        known.append(Screen(PROBED, measured.checkpoints, values))
+        return values[places, None]
+
+    return drive(procedure, len(measured.checkpoints), answer), known[-1]
 
 
 def _tokenised(labelled: Labelled, brought: Brought) -> Labelled:
@@ -188,10 +216,13 @@ def probe_all(
     workers: int | None,
     reporter: Reporter,
     budget: str | float | None = None,
+    plugins: Sequence[str] = (),
 ) -> Ranking:
     """Measure every checkpoint, or as many as the budget allows, and say what follows."""
     labelled = measured.labelled
-    some, screen = (measured, None) if budget is None else _screened(measured, metric, budget, reporter)
+    some, screen = measured, None
+    if budget is not None:
+        some, screen = _screened(measured, metric, budget, plugins, reporter)
     cells = probe_cells(some, metric, workers, reporter)
     each = np.array([read_contributions(cell) for cell in cells])
     found = differences(each, labelled.groups)
@@ -203,7 +234,7 @@ def probe_all(
 
 
 def _screened(
-    measured: Measured, metric: Metric, budget: str | float, reporter: Reporter
+    measured: Measured, metric: Metric, budget: str | float, plugins: Sequence[str], reporter: Reporter
 ) -> tuple[Measured, Screen | None]:
     """As many checkpoints as can be probed in the time, those of the highest cheap score and the last.
 
@@ -211,19 +242,13 @@ def _screened(
     """
     seconds = parse_budget(budget)[0] or 0.0
     count = len(measured.checkpoints)
-    last = replace(measured, checkpoints=measured.checkpoints[-1:], keys=measured.keys[-1:])
-    (cell,) = probe_cells(last, metric, 1, reporter)
+    (cell,) = probe_cells(measured.only([count - 1]), metric, 1, reporter)
     fit = max(2, int(seconds / max(cell.seconds, 1e-3)))
     if fit >= count:
         return measured, None
-    screen = _scored(measured, CHEAP_SCORE[measured.labelled.task], (), reporter)
+    screen = _scored(measured, cheap_score(measured.labelled.task, plugins), plugins, reporter)
     places = np.union1d(np.argsort(-screen.scores[:-1], kind="stable")[: fit - 1], [count - 1])
-    some = replace(
-        measured,
-        checkpoints=[measured.checkpoints[place] for place in places],
-        keys=[measured.keys[place] for place in places],
-    )
-    return some, screen
+    return measured.only(places.tolist()), screen
 
 
 def _scored(measured: Measured, selector: str, plugins: Sequence[str], reporter: Reporter) -> Screen:

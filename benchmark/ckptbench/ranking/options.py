@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,12 +27,6 @@ METRIC_NAMES: dict[Metric, str] = {
     "map": "mean average precision",
     "r2": "share of variance explained (R2)",
 }
-CHEAP_SCORE: dict[Task, str] = {
-    "classification": "ridge-loo",
-    "multilabel": "ridge-loo-error",
-    "regression": "ridge-loo-error",
-}
-"""The score that comes before a probe."""
 LIMIT = 2000
 Normalisation = tuple[Sequence[float], Sequence[float]]
 
@@ -70,7 +65,15 @@ class Options:
         InputError
             If something is not known, or two things do not go together.
         """
+        for name in ("arch", "layer", "key", "prefix", "pattern"):
+            if not isinstance(word := getattr(self, name), str | None):
+                raise InputError(f"{name} is {word!r}: it should be a word")
+        for name in ("size", "limit"):
+            number = getattr(self, name)
+            if number is not None and not isinstance(number, Integral):
+                raise InputError(f"{name} is {number!r}: it should be a whole number")
         goal, task = one_of("goal", self.goal, get_args(Goal)), one_of("task", self.task, get_args(Task))
+        one_of("precision", self.precision, ("fp32", "bf16"))
         metric = None if self.metric is None else one_of("metric", self.metric, get_args(Metric))
         if metric is not None and metric not in METRICS[task]:
             raise InputError(f"the metric of {task} can be {listed(METRICS[task])}, not {metric}")
@@ -85,7 +88,7 @@ class Options:
                     "fine-tunings are measured where each example has one class; without a budget the last "
                     "checkpoint is taken"
                 )
-        plugins = (self.plugins,) if isinstance(self.plugins, str) else tuple(self.plugins)
+        plugins = (str(self.plugins),) if is_path(self.plugins) else tuple(map(str, self.plugins))
         return replace(self, goal=goal, task=task, metric=metric, plugins=plugins)
 
 

@@ -20,13 +20,13 @@ from PIL import Image
 
 from ckptbench.base.digests import digest
 from ckptbench.base.errors import InputError
-from ckptbench.base.text import nearest
+from ckptbench.base.text import counted, nearest
 from ckptbench.base.types import Array, Task
 from ckptbench.data.images import decode
+from ckptbench.data.labels import as_numpy, read_labels
 from ckptbench.data.names import parse_data, read_set
 from ckptbench.data.raw import LARGEST, Files, Pixels, Raw, RawSet, content_digest
 from ckptbench.ranking.examples import Source, Texts
-from ckptbench.ranking.labels import as_numpy, read_labels
 from ckptbench.suites import Data
 
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -159,6 +159,9 @@ def _table(table: pd.DataFrame, root: Path, column: str | None, name: str, task:
             raise InputError(f"{name} has no column {one!r}: {nearest(one, map(str, table.columns))}")
     if not len(table):
         raise InputError(f"{name} has no row")
+    blank = np.flatnonzero(table["label"].astype(str).str.strip() == "")
+    if len(blank) and task != "multilabel":
+        raise InputError(f"{name} has {counted(len(blank), 'row')} without a label, row {blank[0] + 1} first")
     if what == "text":
         texts = list(map(str, table["text"]))
         source = _made(lambda numbers: Texts(texts, numbers), table["label"], task, name)
@@ -274,7 +277,10 @@ def _pixels(array: Array, name: str) -> NDArray[np.uint8]:
         return np.ascontiguousarray(array)
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{name}: images should be uint8, or floats in [0, 1], not {array.dtype}")
-    if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+    if not np.isfinite(array).all():
+        bad = int(np.argwhere(~np.isfinite(array))[0, 0])
+        raise InputError(f"{name}: image {bad} holds NaN or infinity")
+    if not (array.min() >= 0 and array.max() <= 1):
         raise InputError(
             f"{name}: float images should be in [0, 1], before any normalisation; found "
             f"{array.min():.3g} to {array.max():.3g}"

@@ -80,6 +80,8 @@ def rank(
     """
     if data is None:
         raise InputError("say on which labelled data, as in data='path/to/images'")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}: at least one is needed")
     options = Options(
         arch=arch, goal=goal, budget=budget, task=task, metric=metric, groups=groups, plugins=plugins,  # type: ignore[arg-type]
         layer=layer, size=size, normalise=normalise, key=key, prefix=prefix, pattern=pattern, strict=strict,

@@ -23,7 +23,10 @@ COLUMNS = ("measured", "measured_low", "measured_high", "tied", "below", "below_
 
 @dataclass(frozen=True)
 class Screen:
-    """A cheap score of all checkpoints, by which those were chosen that the budget allowed to measure."""
+    """A number of each checkpoint that is no measurement of the goal, by which some were chosen.
+
+    NaN where a checkpoint has none.
+    """
 
     selector: str
     checkpoints: Sequence[Checkpoint]
@@ -136,9 +139,9 @@ def make_table(
         }
     )
     table["tied"] = table["tied"].eq(True)
-    scores = np.zeros(len(table)) if screen is None else screen.scores
+    scores = np.zeros(len(table))
     if screen is not None:
-        table[screen.selector] = scores
+        table[screen.selector], scores = screen.scores, np.nan_to_num(screen.scores, nan=-np.inf)
     place = np.arange(len(table))
     order = np.lexsort((-place, -scores, -table["measured"].fillna(-np.inf), place != pick))
     table = table.iloc[order].reset_index(drop=True)

@@ -25,7 +25,7 @@ from ckptbench.networks.training import one_thread, steps_per_epoch
 from ckptbench.pipeline.plan import SourceRun
 from ckptbench.studies.base import Case
 from ckptbench.suites import FT
-from ckptbench.truth.finetune import classify, finetune
+from ckptbench.truth.finetune import finetune, predict
 from ckptbench.truth.penalty import FineTuning, Penalty
 
 PRETRAINED, SCRATCH = "pre-trained", "from scratch"
@@ -147,7 +147,7 @@ class Bench:
 
     def accuracy(self, run: FineTuning) -> float:
         """On the test split, as it is now."""
-        predicted = classify(model_of(run), self.test[0], run.mean, run.std, self.protocol)
+        predicted = predict(model_of(run), self.test[0], run.mean, run.std, self.protocol).argmax(1)
         return float((predicted == self.test[1]).double().mean())
 
 

@@ -94,10 +94,15 @@ def _ridge_out_of_fold(features: Array, labels: Array, folds: Folds) -> Float:
     for repeat, fold in enumerate(folds):
         for number in range(int(fold.max()) + 1):
             held = fold == number
-            spectrum = Spectrum(x[~held], labels[~held], centred=True)
-            best = int(np.searchsorted(PENALTIES, leave_one_out(spectrum).penalty))
-            predicted[repeat, held] = ridge_predictions(spectrum, x[held])[:, best]
+            predicted[repeat, held] = ridge_heads(x[~held], labels[~held], x[held])
     return predicted
+
+
+def ridge_heads(features: Float, labels: Array, rows: Float) -> Float:
+    """What ridge regression on features (N x D) with labels (N x K) says of other rows (M x D): M x K."""
+    spectrum = Spectrum(features, labels, centred=True)
+    best = int(np.searchsorted(PENALTIES, leave_one_out(spectrum).penalty))
+    return ridge_predictions(spectrum, rows)[:, best]
 
 
 def out_of_fold(

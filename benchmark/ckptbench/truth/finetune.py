@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
 from ckptbench.base.sampling import stratified
+from ckptbench.base.types import Task
 from ckptbench.networks.training import (
     Pixel,
     augment,
@@ -39,10 +40,16 @@ from ckptbench.networks.training import (
     to_input,
 )
 from ckptbench.suites import FT
+from ckptbench.truth.columns import measured
 from ckptbench.truth.penalty import EVALUATION_BATCH, FineTuning, Penalty, layer_outputs
 from ckptbench.truth.probe import balanced_accuracy
 
 T = TypeVar("T")
+LOSSES: dict[Task, Callable[[Tensor, Tensor], Tensor]] = {
+    "classification": F.cross_entropy,
+    "multilabel": F.binary_cross_entropy_with_logits,
+    "regression": F.mse_loss,
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class FTResult:
 
     Attributes
     ----------
-    correct : whether each test example was classified correctly
+    correct : whether each test example was classified correctly; None where there are no classes
     accuracy, balanced_accuracy : fractions in [0, 1]; balanced is the mean recall of the test classes
     deviation : 1/sqrt(n) sum over layers of |W - W_0|_F, with n the number of training examples used;
         layers are all weight matrices and kernels but the head's, which has no pre-trained value
@@ -61,7 +68,7 @@ class FTResult:
         asked for
     """
 
-    correct: NDArray[np.bool_]
+    correct: NDArray[np.bool_] | None
     accuracy: float
     balanced_accuracy: float
     deviation: float
@@ -88,6 +95,7 @@ def finetune(
     device: torch.device,
     compile: bool = False,
     features: bool = False,
+    task: Task = "classification",
 ) -> FTResult:
     """Fine-tune one checkpoint and test it.
 
@@ -99,12 +107,13 @@ def finetune(
     head_name : the last linear layer of the network as it was built, which must be its last step
     state_dict : the checkpoint's weights; those of its head are ignored
     train_images, test_images : uint8, n x 3 x H x W; copied to the device where they are not there
-    train_labels, test_labels : int64, n
+    train_labels, test_labels : int64, n; of other tasks n x K
     penalties : those that ``protocol.penalties`` names
     seed : of the training sample (``protocol.rate``), the head, the order, augmentation and dropout.
         One seed for all checkpoints of a track compares them on the same draws.
     mean, std : the source run's pixel normalisation, per channel of [0, 1]
     features : also give the fine-tuned network's features
+    task : what the labels are; the accuracy is `ckptbench.truth.columns`' measure where they are no classes
 
     Raises
     ------
@@ -121,9 +130,15 @@ def finetune(
     weights = {key: value for key, value in state_dict.items() if not key.startswith(head_name + ".")}
     images, labels = train_images, train_labels
     if protocol.rate < 1:
-        drawn = stratified(labels.cpu().numpy(), protocol.rate, derive_seed("sample", seed))
+        kinds = labels.cpu().numpy() if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+        drawn = stratified(kinds, protocol.rate, derive_seed("sample", seed))
         rows = torch.from_numpy(drawn)
         images, labels = images[rows.to(images.device)], labels[rows.to(labels.device)]
+    if task != "classification":
+        labels, test_labels = labels.float(), test_labels.float()
+    if task == "regression":
+        level, unit = labels.mean(dim=0), labels.std(dim=0).clamp_min(1e-12)
+        labels, test_labels = (labels - level) / unit, (test_labels - level) / unit
     images, labels, test_images = images.to(device), labels.to(device), test_images.to(device)
     width = _width(network, head_name, to_input(images[:1], mean, std))
     batch = min(protocol.training.batch, len(images))
@@ -138,10 +153,10 @@ def finetune(
         with seeded(seed, device), exact:
             network.load_state_dict(weights)
             head = nn.Linear(width, n_classes).to(device)
-            run = FineTuning(network, head, images, labels, mean, std, batch, parts, seed)
+            run = FineTuning(network, head, images, labels, mean, std, batch, parts, seed, LOSSES[task])
             loss, deviation = train(run, protocol, penalties)
             model = nn.Sequential(network, head)
-            predicted = classify(model, test_images, mean, std, protocol, EVALUATION_BATCH // parts)
+            predicted = predict(model, test_images, mean, std, protocol, EVALUATION_BATCH // parts)
         return loss, deviation, predicted
 
     most = batch // max(penalty.smallest_batch() for penalty in penalties)
@@ -152,11 +167,16 @@ def finetune(
         blocks = outputs(network, images.to(device), mean, std, "fp32", EVALUATION_BATCH // parts)
         return torch.cat(blocks).cpu().numpy()
 
-    correct = (predicted == test_labels.to(device)).cpu().numpy()
+    correct, balanced = None, math.nan
+    if task == "classification":
+        correct = (predicted.argmax(1) == test_labels.to(device)).cpu().numpy()
+        balanced = balanced_accuracy(correct, test_labels.cpu().numpy())
     return FTResult(
         correct=correct,
-        accuracy=float(correct.mean()),
-        balanced_accuracy=balanced_accuracy(correct, test_labels.cpu().numpy()),
+        accuracy=measured(predicted.cpu().numpy(), test_labels.cpu().numpy(), task)
+        if correct is None
+        else float(correct.mean()),
+        balanced_accuracy=balanced,
         deviation=deviation,
         final_loss=final_loss,
         seconds=time.perf_counter() - started,
@@ -165,13 +185,13 @@ def finetune(
     )
 
 
-def classify(
+def predict(
     model: nn.Module, images: Tensor, mean: Pixel, std: Pixel, protocol: FT, batch: int = EVALUATION_BATCH
 ) -> Tensor:
-    """Class predictions (int64, n) of a fine-tuned model for test images, of ten crops if it has a window."""
+    """Outputs (n x C) of a fine-tuned model for test images, the mean over ten crops if it has a window."""
     views = [images] if protocol.window is None else ten_crops(images, protocol.window)
-    logits = [torch.cat(outputs(model, x, mean, std, protocol.training.precision, batch)) for x in views]
-    return torch.stack(logits).float().mean(0).argmax(1)
+    found = [torch.cat(outputs(model, x, mean, std, protocol.training.precision, batch)) for x in views]
+    return torch.stack(found).float().mean(0)
 
 
 def _in_parts(attempt: Callable[[int], T], most: int, device: torch.device) -> tuple[T, int]:
@@ -295,7 +315,7 @@ def backward(
             features = seen = forward(x)
             for penalty in penalties:
                 seen = penalty.features(seen)
-            loss = objective = F.cross_entropy(run.head(seen).float(), run.labels[part])
+            loss = objective = run.loss(run.head(seen).float(), run.labels[part])
             for penalty in penalties:
                 objective = objective + penalty.penalise(x, features)
         share = len(part) / len(batch)

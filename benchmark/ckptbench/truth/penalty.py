@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ckptbench.networks.training import Pixel, to_input
 
@@ -32,6 +33,7 @@ class FineTuning:
     batch : how many examples a step sees
     parts : into how many parts each batch is divided for want of memory; each passes through alone
     seed : everything that a penalty draws should derive from it
+    loss : of the head's outputs and the labels
     """
 
     network: nn.Module
@@ -43,6 +45,7 @@ class FineTuning:
     batch: int
     parts: int
     seed: int
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     watched: bool = False
     stack: ExitStack = field(default_factory=ExitStack)
 

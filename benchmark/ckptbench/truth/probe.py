@@ -124,12 +124,12 @@ def probe(
     batching, fitting = (
         np.random.default_rng(derive_seed(*name_parts, what, seed)) for what in ("fe batches", "fe fit")
     )
-    inputs = _Inputs(np.asarray(train_features, dtype=np.float64), protocol, batching)
+    inputs = Inputs(np.asarray(train_features, dtype=np.float64), protocol, batching)
     penalty = gradient = edge = None
     if protocol.solver == "adam":
         coef, intercept = fit_adam(inputs.train, train_labels, n_classes, protocol, fitting, inputs.step)
     else:
-        penalty, edge, heads = _fit_exact(inputs.train, train_labels, n_classes, protocol, fitting)
+        penalty, edge, heads = fit_exact(inputs.train, train_labels, n_classes, protocol, fitting)
         coef, intercept, gradient = heads.coef[0], heads.intercept[0], float(heads.gradient[0])
     predicted = np.empty(len(test_labels), dtype=np.int64)
     for block, x in inputs.blocks(test_features):
@@ -195,7 +195,7 @@ def training_rows(
     return stratified(pool_labels, wanted, own, least=0)
 
 
-class _Inputs:
+class Inputs:
     """What a head is fitted on: the protocol's part of the features, scaled by one training set.
 
     V_k of the split is the training set's own, or with ``split_batch`` that of each batch of rows, train and
@@ -240,7 +240,7 @@ class _Inputs:
         return main if self._protocol.part == "main" else x - main
 
 
-def _fit_exact(
+def fit_exact(
     X: Float, y: Labels, n_classes: int, protocol: FE, rng: np.random.Generator
 ) -> tuple[float, bool, Heads]:
     """The penalty, whether it is an edge of the grid (``ProbeResult``), and its head on all rows.

@@ -13,11 +13,12 @@ next run.
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from ckptbench.base.digests import derive_seed
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.tasks import CellTask
-from ckptbench.base.types import Array, Cell, Checkpoint, Key, Target
+from ckptbench.base.types import Array, Cell, Checkpoint, Key, Target, Task
 from ckptbench.data.targets import load_target
 from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.suites import FE, FT, Data
@@ -67,6 +68,11 @@ def protocol_key(protocol: FE | FT) -> Key:
     return key
 
 
+def of_task(task: Task) -> Key:
+    """The part of a key that says what the labels are; nothing where they are classes."""
+    return {} if task == "classification" else {"task": task}
+
+
 @dataclass(frozen=True)
 class Split:
     """The labels of a split's examples, and the key of their features in the store."""
@@ -86,6 +92,7 @@ class FETask(CellTask):
     test: Split
     pool: Split | None
     n_classes: int
+    task: Task = "classification"
 
     @property
     def name(self) -> str:
@@ -105,22 +112,32 @@ class FETask(CellTask):
             "train": self.train.features,
             "test": self.test.features,
             "pool": self.pool.features if self.pool else None,
-        }
+        } | of_task(self.task)
         return [{**common, "seed": seed} for seed in range(self.protocol.seeds)]
 
     def lock_key(self) -> Key:
         return {"fe": self.cell_keys()[0]}
 
     def compute(self, store: Store, missing: Sequence[Key]) -> list[Cell]:
+        from ckptbench.truth.columns import column_probe
         from ckptbench.truth.probe import fe_truth
 
+        train, test = self._read(store, self.train), self._read(store, self.test)
+        pool = self._read(store, self.pool) if self.pool else None
+        if self.task != "classification":
+            cells = []
+            for key in missing:
+                began = time.perf_counter()
+                value = column_probe(train, test, self.task, self.protocol, key["seed"], pool, self.target)
+                cells.append(Cell(key, "ok", value, "", time.perf_counter() - began))
+            return cells
         results = fe_truth(
-            *self._read(store, self.train),
-            *self._read(store, self.test),
+            *train,
+            *test,
             self.n_classes,
             self.protocol,
             [key["seed"] for key in missing],
-            pool=self._read(store, self.pool) if self.pool else None,
+            pool=pool,
             name_parts=(self.target,),
         )
         return [_fe_cell(key, result) for key, result in zip(missing, results, strict=True)]
@@ -201,7 +218,7 @@ class FTTask(CellTask):
             "machine": self.machine(),
             "threads": 1 if self.device == "cpu" else None,
             "compile": self.compile,
-        }
+        } | of_task(self.data.task)
 
     def cell_keys(self) -> list[Key]:
         key = self.lock_key()
@@ -232,6 +249,8 @@ class FTTask(CellTask):
             raise InputError(f"this worker is another machine ({here}) than the run began on ({self.facts})")
         if self.checkpoint.path is None:
             raise InputError(f"checkpoint {self.checkpoint.run} epoch {self.checkpoint.epoch} has no file")
+        if self.after and self.data.task != "classification":
+            raise InputError(f"FE after fine-tuning is not defined for the task {self.data.task}")
         target, tensors = _target_on(self.data, self.target, self.device)
         if target.digest != self.data_digest:
             raise InputError(f"target {self.target} changed on disk since this run began: start again")
@@ -253,14 +272,15 @@ class FTTask(CellTask):
             device=device,
             compile=self.compile,
             features=bool(self.after),
+            task=self.data.task,
         )
-        extra = {
-            "balanced_accuracy": result.balanced_accuracy,
-            "deviation": result.deviation,
-            "loss": result.final_loss,
-            "test_examples": len(result.correct),
-            "correct": pack(result.correct),
-        }
+        extra: dict[str, Any] = {"deviation": result.deviation, "loss": result.final_loss}
+        if result.correct is not None:
+            extra |= {
+                "balanced_accuracy": result.balanced_accuracy,
+                "test_examples": len(result.correct),
+                "correct": pack(result.correct),
+            }
         cell = Cell(missing[0], "ok", result.accuracy, result.note, result.seconds, extra)
         if result.features is None:
             return [cell]

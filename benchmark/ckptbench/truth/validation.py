@@ -71,6 +71,7 @@ class TuningFold(FTTask):
 
 def fold_of(labels: Array, target: str) -> Array:
     """The fold of each training example of a target, 0..FT_FOLDS-1, the same for every checkpoint."""
+    labels = labels if labels.ndim == 1 else np.zeros(len(labels))
     return stratified_folds(labels, FT_FOLDS, np.random.default_rng(derive_seed(target, "validation folds")))
 
 

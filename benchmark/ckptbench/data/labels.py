@@ -112,6 +112,9 @@ def _quantities(labels: Any) -> tuple[Float, tuple[str, ...]]:
     except (ValueError, TypeError) as error:
         raise InputError(f"labels of the task regression should be numbers: {error}") from None
     values = values[:, None] if values.ndim == 1 else values
-    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-        raise InputError(f"labels of the task regression should be N or N x K finite numbers: {values.shape}")
+    if values.ndim != 2 or not values.size:
+        raise InputError(f"labels of the task regression should be N or N x K numbers, not {values.shape}")
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        raise InputError(f"the label of example {bad[0, 0]} is {values[tuple(bad[0])]}: it should be finite")
     return values, tuple(map(str, range(values.shape[1])))
