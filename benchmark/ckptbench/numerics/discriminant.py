@@ -37,19 +37,24 @@ def lda_leave_one_out(spectrum: Spectrum, classes: Array, shrinkage: float | Non
     within = np.diag(sigma**2) - means * counts @ means.T
     s = _ledoit_wolf(spectrum, means, labels, within) if shrinkage is None else shrinkage
 
-    b = (1 - s) * within / (n - 1)
     rounding = 8 * max(n, d) * eps * sigma[0] ** 2 / n + np.finfo(float).tiny
-    b.flat[:: r + 1] += max(s * np.trace(within) / (n * d), rounding)
-    factor = cholesky(b, lower=True)
-    whiten = solve_triangular(factor, np.diag(sigma), lower=True).T
-    means = solve_triangular(factor, means, lower=True).T
+    rho = max(s * np.trace(within) / (n * d), rounding)
+    # B is diagonal less the classes' part, A - V V'. By Woodbury, u'B^-1 u is the squared length of A^-1/2 u
+    # beside L^-1 V'A^-1 u, with LL' = I - V'A^-1 V: C further coordinates in the place of a factor of B.
+    unit = 1 / np.sqrt((1 - s) * sigma**2 / (n - 1) + rho)
+    means = unit[:, None] * means
+    part = means * np.sqrt((1 - s) * counts / (n - 1))
+    factor = cholesky(np.eye(len(counts)) - part.T @ part, lower=True)
+    further = solve_triangular(factor, part.T, lower=True).T
+    means = np.hstack([means.T, means.T @ further])
 
     apart = cdist(means, means, "sqeuclidean")
 
     right = 0
     for rows, left in spectrum.left_blocks():
         own = labels[rows]
-        points = left[:, :r] @ whiten
+        points = left[:, :r] * (sigma * unit)
+        points = np.hstack([points, points @ further])
         residuals = points - means[own]
         projected = residuals @ means.T
         rest = np.maximum(counts[own] - 1, 1)
