@@ -46,7 +46,7 @@ def conclude(case: Case, table: pd.DataFrame) -> Outcome:
         "angles",
         finding,
         "Cosines of the angles between singular vectors of one index before and after fine-tuning.",
-        "Mean, least and greatest in each twentieth of the vectors. Of equal singular values: their subspaces' angle.",
+        "Mean, least and greatest in each twentieth of the vectors. Equal singular values: their subspace's.",
         panels,
     )
     values = means["lower"] - means["higher"]
