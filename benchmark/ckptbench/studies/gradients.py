@@ -46,7 +46,7 @@ def conclude(case: Case, table: pd.DataFrame) -> Outcome:
         f"{times(float(np.exp(difference.mean())))} as large from scratch as from pre-trained weights."
     )
     middles = set(table.loc[table["quantity"] == "projection", ["source", "layer"]].itertuples(index=False))
-    in_middle = [pair in middles for pair in zip(table["source"], table["layer"], strict=True)]
+    in_middle = np.array([pair in middles for pair in zip(table["source"], table["layer"], strict=True)])
     placed = table.assign(depth=(10 * table["layer_index"] / depth).round() * 10)
     shown = {
         "activations": ("layer, % of the depth", "norm of the gradient", "depth", True),
