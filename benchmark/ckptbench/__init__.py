@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from ckptbench.scores.candidate import Candidate as Candidate
     from ckptbench.scores.candidate import Images as Images
     from ckptbench.scores.candidate import SourceRows as SourceRows
+    from ckptbench.scores.score import member_score as member_score
     from ckptbench.scores.score import score as score
     from ckptbench.suites import FE as FE
     from ckptbench.truth.penalty import FineTuning as FineTuning
@@ -91,7 +92,7 @@ _MODULES = {
     "ranking.answer": "Ranking",
     "ranking.run": "rank",
     "scores.candidate": "Candidate Images SourceRows",
-    "scores.score": "score",
+    "scores.score": "member_score score",
     "suites": "FE",
     "truth.penalty": "FineTuning Penalty layer_outputs",
 }

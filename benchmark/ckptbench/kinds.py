@@ -26,7 +26,7 @@ class Selector(Protocol):
     ("reading=code") that ``*`` puts beside the defaults. ``Annotated[int, Field(ge=1)]`` bounds a
     parameter; ``bounds`` is the least and the greatest score, each a number or a function of the number of
     classes. One that defines ``score_pool(candidates) -> array`` instead of ``score`` sees the whole
-    trajectory at once.
+    trajectory at once. ``members`` are the labels of other selectors that it fuses: its digest covers theirs.
     ``cheap = False`` says that it takes long, and is not computed once more on permuted labels;
     ``dear = True`` that it takes minutes a checkpoint: ``*`` leaves it out, a suite has to name it;
     ``exempt = ("TEST: REASON", ...)`` which tests of `ckptbench check` it need not pass, and why.

@@ -18,7 +18,7 @@ import os
 import sys
 import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -227,6 +227,16 @@ def load_plugins(kind: Kind, paths: Sequence[str | os.PathLike[str]] = ()) -> Re
             continue
         for spec in specs:
             registry.add(spec)
+    if kind == "selector":
+        for spec in list(registry.specs.values()):
+            try:
+                members = [registry[label].digest for label in getattr(spec.plugin, "members", ())]
+            except InputError as error:
+                registry.broken[spec.where] = str(error)
+                del registry.specs[spec.name]
+            else:
+                digest = _digest(" ".join([spec.digest, *members]).encode()) if members else spec.digest
+                registry.specs[spec.name] = replace(spec, digest=digest)
     return registry
 
 

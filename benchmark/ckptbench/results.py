@@ -248,7 +248,8 @@ def _typed(name: str, frame: pd.DataFrame, where: str) -> pd.DataFrame:
                 frame[column] = values.astype(np.int64)
             else:
                 # Python's parser of numbers, unlike that of older pandas, is exact to the last bit.
-                frame[column] = np.array([np.nan if v == "" else v for v in values], dtype=np.float64)
+                numbers = np.array([np.nan if v == "" else v for v in values], dtype=np.float64)
+                frame[column] = numbers.round(6) if column == "seconds" else numbers
         except (ValueError, TypeError) as error:
             raise InputError(f"{where}, column {column!r}: {error}") from None
     return frame

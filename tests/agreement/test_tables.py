@@ -40,7 +40,7 @@ def test_agreement_has_every_selector_on_every_track(tmp_path):
     lost = found[(found["selector"] == "logme") & (found["target"] == "target1")]
     assert (lost["tau"] == 0).all()
     assert (lost["cells"] == 0).all()
-    assert lost["problem"].str.startswith("not finite").all()
+    assert lost["problem"].str.startswith("no score at any checkpoint").all()
 
 
 def test_failed_cells_are_counted_and_explained(tmp_path):

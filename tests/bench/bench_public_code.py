@@ -1,9 +1,9 @@
 """Our scores against their authors' or best-known public code: seconds in turn, and the same numbers.
 
-The public code is not ours to ship: clone thuml/LogME, thuml/Transfer-Learning-Library and TencentARC/SFDA
-into one folder and name it in CKPTBENCH_PUBLIC; without it the rows are skipped. Where numba is not installed
-its compiler is left out (the loops it compiles are over at most C classes). Each of ours makes its own
-spectrum; a suite shares one among all scores. Run with
+The public code is not ours to ship: clone thuml/LogME, thuml/Transfer-Learning-Library, TencentARC/SFDA and
+dbolya/parc into one folder and name it in CKPTBENCH_PUBLIC; without it the rows are skipped. Where numba is
+not installed its compiler is left out (the loops it compiles are over at most C classes). Each of ours makes
+its own spectrum; a suite shares one among all scores. Run with
 ``CKPTBENCH_PUBLIC=... pytest tests/bench/bench_public_code.py --benchmark-only -s``, on one BLAS thread.
 """
 
@@ -30,7 +30,12 @@ SELECTORS = load_plugins("selector")
 PUBLIC = os.environ.get("CKPTBENCH_PUBLIC", "")
 pytestmark = pytest.mark.skipif(not PUBLIC, reason="CKPTBENCH_PUBLIC names no folder of public code")
 
-# (our label, file, what it calls there, relative tolerance; None where it is not seeded)
+
+def _parc(module: ModuleType, x: Array, y: Array) -> float:
+    return float(module.PARC(32).get_parc_correlation(module.feature_reduce(x, 32), np.eye(y.max() + 1)[y]))
+
+
+# (our label, file, what it calls there, relative tolerance; None where it is another number or not seeded)
 ROWS: dict[str, tuple[str, Callable[[ModuleType, Array, Array], float], float | None]] = {
     "logme:reading=code": (
         "LogME/LogME.py",
@@ -49,13 +54,15 @@ ROWS: dict[str, tuple[str, Callable[[ModuleType, Array, Array], float], float | 
         1e-8,
     ),
     "sfda:reading=code": ("SFDA/metrics.py", lambda m, x, y: m.SFDA_Score(x.copy(), y), 1e-6),
+    "parc": ("parc/methods.py", _parc, None),  # by Pearson's correlation where ours takes the cosine
+    "parc:reading=code": ("parc/methods.py", _parc, 1e-9),
     "n-leep:log=false": ("SFDA/metrics.py", lambda m, x, y: m.NLEEP(x.copy(), y), None),
 }
 
 
 def public(file: str) -> ModuleType:
     """A module of the public code, loaded from its file."""
-    for name in ("numba", "models", "models.group1"):  # the networks are not needed
+    for name in ("numba", "models", "models.group1", "datasets"):  # networks and images are not needed
         if name not in sys.modules and (name != "numba" or importlib.util.find_spec(name) is None):
             sys.modules[name] = ModuleType(name)
             sys.modules[name].njit = lambda way: way  # type: ignore[attr-defined]

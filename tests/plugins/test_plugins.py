@@ -259,6 +259,20 @@ def test_another_source_is_another_plugin(tmp_path: Path) -> None:
     assert first.digest != changed["mine"].digest
 
 
+FUSION = (
+    "class A:\n    name = 'fusion'\n    members = ('mine:k=2', 'logme')\n    def score(self, c): return 1.0\n"
+)
+
+
+def test_a_fusion_is_another_plugin_when_a_member_is(tmp_path: Path) -> None:
+    fusion, member = write(tmp_path, FUSION, file="fusion.py"), write(tmp_path)
+    (tmp_path / "sub").mkdir()
+    changed = write(tmp_path / "sub", SELECTOR + "\n# changed\n")
+    digests = {load_plugins("selector", [fusion, one])["fusion"].digest for one in (member, changed)}
+    assert len(digests) == 2
+    assert "no selector is called 'mine'" in load_plugins("selector", [fusion]).broken[str(fusion)]
+
+
 def test_extractors_of_the_tree_are_known_without_being_executed() -> None:
     files = [str(path) for folder in plugin_folders("extractors") for path in sorted(folder.glob("*.py"))]
     assert files

@@ -214,6 +214,8 @@ def _sd(taus: Float, counts: Array) -> Float:
 
 def _problem(track: Track, repeats: Float) -> str:
     bad = ~np.isfinite(repeats).all(axis=0)
+    if bad.all():
+        return "no score at any checkpoint"
     if bad.any():
         where = f"{bad.sum()} candidates" if track.epochs is None else epochs_text(track.epochs[bad])
         return f"not finite at {where}"

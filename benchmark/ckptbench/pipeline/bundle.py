@@ -20,7 +20,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
-from scipy.special import softmax
 
 from ckptbench.agreement.tables import agreement_table
 from ckptbench.base.digests import digest
@@ -123,15 +122,7 @@ class FrozenCandidate(CandidateFiles):
         if self.run.rows is not None:
             rows = decode(of_run, f"rows-{at}", d, self.run.rows, self.encoding)
             source = SourceRows(rows, locked(of_run.read("row_labels", self.run.rows)))
-        return Candidate(
-            features,
-            locked(self.labels.copy()),
-            source_probs=None if logits is None else locked(softmax(logits, axis=1)),
-            source_logits=logits,
-            source=source,
-            checkpoint=self.checkpoint,
-            seed=self.seed,
-        )
+        return self.candidate(features, logits, source)
 
 
 @dataclass(frozen=True)

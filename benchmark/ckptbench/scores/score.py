@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
+from ckptbench.base import guard
 from ckptbench.base.errors import InputError
 from ckptbench.base.types import Array, Float
 from ckptbench.plugins import PluginSpec, load_plugins
@@ -129,6 +131,29 @@ def view(spec: PluginSpec, candidate: Candidate, needs: Sequence[str] | None = N
         raise InputError(f"{spec.name}: scale={scale!r} is not known: raw or std")
     seen = candidate.only(spec.needs if needs is None else needs)
     return seen.standardised if scale == "std" else seen
+
+
+def member_score(label: str, candidate: Candidate) -> float:
+    """What another selector (``NAME`` or ``NAME:PARAM=VALUE,...``) says of the candidate that one is given.
+
+    For a selector that fuses others: it lists their labels in ``members``, which puts their sources into its
+    digest. What the members compute of the features is shared.
+
+    Raises
+    ------
+    InputError
+        If the member is not known, sees a whole pool or refuses the candidate.
+    """
+    spec = _member(label)
+    if spec.pool:
+        raise InputError(f"{label} is defined on a pool: it cannot be fused candidate by candidate")
+    return float(spec.make().score(view(spec, candidate)))
+
+
+@cache
+def _member(label: str) -> PluginSpec:
+    with guard.suspended():
+        return load_plugins("selector")[label]
 
 
 def check_needs(spec: PluginSpec, candidate: Candidate) -> None:

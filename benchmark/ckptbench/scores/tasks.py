@@ -25,7 +25,7 @@ from ckptbench.base.digests import derive_seed, digest
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
 from ckptbench.base.tasks import CellTask, sentence
-from ckptbench.base.types import Array, Cell, Checkpoint, Key, locked
+from ckptbench.base.types import Array, Cell, Checkpoint, Float, Key, locked
 from ckptbench.data.targets import load_target
 from ckptbench.plugins import PluginSpec, load_plugins
 from ckptbench.scores.candidate import Candidate, Images, Ledger, SourceRows, logits_of
@@ -85,6 +85,15 @@ class CandidateFiles:
         if self.source_features is not None and self.source_labels is not None:
             rows = store.read_features(self.source_features, verify=False)
             source = None if rows is None else SourceRows(rows, locked(self.source_labels.copy()))
+        return replace(
+            self.candidate(features, logits, source),
+            make_model=self._make_model if self.architecture else None,
+            read_source_images=self._source_images if self.source_data is not None else None,
+            read_target_images=self._target_images if self.target_data is not None else None,
+        )
+
+    def candidate(self, features: Array, logits: Float | None, source: SourceRows | None) -> Candidate:
+        """The candidate with what was read; N x C_s logits of the source head where there is one."""
         return Candidate(
             features,
             locked(self.labels.copy()),
@@ -93,9 +102,6 @@ class CandidateFiles:
             source=source,
             checkpoint=self.checkpoint,
             seed=self.seed,
-            make_model=self._make_model if self.architecture else None,
-            read_source_images=self._source_images if self.source_data is not None else None,
-            read_target_images=self._target_images if self.target_data is not None else None,
         )
 
     def _make_model(self) -> nn.Module:
