@@ -43,6 +43,35 @@ def test_eigenvalues_of_a_quadratic_are_those_of_its_matrix() -> None:
     np.testing.assert_allclose(loss.eigenvalues(5, tolerance=1e-10), spectrum.flip(0)[:5].numpy(), rtol=1e-8)
 
 
+class Attention(nn.Module):
+    """One head over three tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.head = nn.Linear(4, 12), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x.view(-1, 1, 3, 4)).chunk(3, -1)
+        out: torch.Tensor = self.head(F.scaled_dot_product_attention(q, k, v).mean((1, 2)))
+        return out
+
+
+def test_products_pass_through_attention() -> None:
+    """Fused attention, which networks otherwise take, has no second derivative."""
+    torch.manual_seed(1)
+    loss = Loss(Attention(), torch.randn(6, 12), torch.arange(6) % 3)
+    gradient, step = flat(loss.gradient()), 1e-2
+    along = torch.split(gradient, [parameter.numel() for parameter in loss.parameters])
+    parts = [part.view_as(parameter) for part, parameter in zip(along, loss.parameters, strict=True)]
+    with loss.moved(parts, step):
+        ahead = flat(loss.gradient())
+    with loss.moved(parts, -step):
+        behind = flat(loss.gradient())
+    product = loss.products().matvec(gradient.numpy())
+    np.testing.assert_allclose(product, (ahead - behind).numpy() / (2 * step), rtol=0.05, atol=1e-3)
+
+
 @pytest.mark.parametrize("norm", [False, True])
 def test_products_are_those_of_a_networks_full_hessian(norm: bool, examples) -> None:
     inputs, labels = examples

@@ -16,6 +16,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ckptbench.base.types import Array, Float
@@ -92,7 +93,8 @@ class Loss:
 
     def products(self) -> LinearOperator:
         """The Hessian as an operator on vectors v: the gradient of (gradient . v)."""
-        gradient = flat(torch.autograd.grad(self(), self.parameters, create_graph=True))
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            gradient = flat(torch.autograd.grad(self(), self.parameters, create_graph=True))
 
         def product(vector: Array) -> Array:
             v = torch.as_tensor(vector.ravel(), dtype=gradient.dtype, device=gradient.device)

@@ -32,19 +32,21 @@ def conclude(case: Case, table: pd.DataFrame) -> Outcome:
         "After fine-tuning, corresponding singular vectors have a mean cosine of "
         f"{means['lower'].mean():.3f} in the lower layers and {means['higher'].mean():.3f} in the higher."
     )
+    by = "layer" if tuned["source"].nunique() == 1 else "source"
+    shown = tuned.assign(share=5 * np.ceil(tuned["share"] / 5))
     panels = [
         Panel(
             "index of the singular vector, % of the layer's",
             f"absolute cosine, {place} layers",
-            lines(part, "layer", "share", "cosine"),
+            lines(part, by, "share", "cosine"),
         )
-        for place, part in tuned.groupby("place", sort=False)
+        for place, part in shown.groupby("place", sort=False)
     ]
     figure = line_figure(
         "angles",
         finding,
         "Cosines of the angles between singular vectors of one index before and after fine-tuning.",
-        "Mean, least and greatest over seeds and pairs. Of equal singular values: their subspaces' angle.",
+        "Mean, least and greatest in each twentieth of the vectors. Equal singular values: their subspace's.",
         panels,
     )
     values = means["lower"] - means["higher"]

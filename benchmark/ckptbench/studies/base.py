@@ -193,7 +193,7 @@ def write(
 ) -> None:
     """Write ``table.csv``, ``figure.svg`` and ``study.json`` (provenance) into a folder."""
     files = {
-        "table.csv": outcome.table.to_csv(index=False, lineterminator="\n"),
+        "table.csv": outcome.table.to_csv(index=False, float_format="%.6g", lineterminator="\n"),
         "figure.svg": outcome.figure.file(),
     }
     for name, content in files.items():

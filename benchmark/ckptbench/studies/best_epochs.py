@@ -45,7 +45,7 @@ def measure(case: Case) -> Outcome:
             later.setdefault(source, []).append((row["later"] / row["last"], draws / row["last"]))
     if not rows:
         raise InputError(f"suite {case.suite.name} has no pair with FE truth, at three epochs or more")
-    table = pd.DataFrame(rows).reindex(columns=max(map(list, rows), key=len))
+    table = pd.DataFrame(rows)
     sound = table[table["unsound"] == ""]
     fallen = sound.groupby("source")["fe_fall_resolved"].any()
     of_ft = "no pair has FT truth"

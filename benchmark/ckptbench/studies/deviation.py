@@ -34,7 +34,7 @@ def conclude(case: Case, table: pd.DataFrame) -> Outcome:
     if len(own) > 2:
         tau = stats.kendalltau(own["deviation"], own["error"]).statistic
         finding += f"; over {len(own)} targets the deviation orders the test error with tau {tau:.2f}"
-    last_layer = table[table["layer"] == table["layer"].iloc[-1]]
+    last_layer = table[table["layer"] == table.groupby("source")["layer"].transform("last")]
     parts = {"sum over layers": total, "last layer of the network": last_layer}
     panels = [
         Panel("step", label, lines(part, "start", "step", "deviation")) for label, part in parts.items()

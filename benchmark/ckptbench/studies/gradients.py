@@ -16,7 +16,16 @@ import torch
 from ckptbench.base.types import Float
 from ckptbench.networks.curvature import Loss, unfolded, weight_layers
 from ckptbench.studies.base import Case, Outcome, Panel, line_figure, lines, times, verdict
-from ckptbench.studies.finetuned import PRETRAINED, SCRATCH, Row, Survey, Trial, fixed_examples, model_of
+from ckptbench.studies.finetuned import (
+    FIXED,
+    PRETRAINED,
+    SCRATCH,
+    Row,
+    Survey,
+    Trial,
+    fixed_examples,
+    model_of,
+)
 from ckptbench.truth.penalty import FineTuning, layer_outputs
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -27,7 +36,8 @@ CLAIM = "pre-trained weights keep the gradients of lower layers small"
 def conclude(case: Case, table: pd.DataFrame) -> Outcome:
     """Magnitude, scale and projections of the gradient at the start of training."""
     scale = table[table["quantity"] == "activations"]
-    lower = scale[scale["layer_index"] < scale["layer_index"].max() / 2]
+    depth = table.groupby("source")["layer_index"].transform("max")  # of each architecture
+    lower = scale[scale["layer_index"] < depth[scale.index] / 2]
     logs = lower.assign(log=np.log(lower["value"].clip(lower=1e-30)))
     wide = logs.groupby(["source", "target", "seed", "start"])["log"].mean().unstack("start")
     difference = wide[SCRATCH] - wide[PRETRAINED]
@@ -35,27 +45,23 @@ def conclude(case: Case, table: pd.DataFrame) -> Outcome:
         "In the lower half of the layers, the gradient of the activations is "
         f"{times(float(np.exp(difference.mean())))} as large from scratch as from pre-trained weights."
     )
-    middle = table.loc[table["quantity"] == "projection", "layer"].iloc[0]
+    middles = set(table.loc[table["quantity"] == "projection", ["source", "layer"]].itertuples(index=False))
+    in_middle = np.array([pair in middles for pair in zip(table["source"], table["layer"], strict=True)])
+    placed = table.assign(depth=(10 * table["layer_index"] / depth).round() * 10)
     shown = {
-        "activations": ("layer, from the input", "norm of the gradient", "layer_index", True),
-        "weights": (f"quantile in {middle}", "size of the weights' gradient", "index", True),
-        "projection": (
-            f"singular vector of the gradient, {middle}",
-            "share of the weights' norm",
-            "index",
-            False,
-        ),
+        "activations": ("layer, % of the depth", "norm of the gradient", "depth", True),
+        "weights": ("quantile, in the middle layer", "size of the weights' gradient", "index", True),
+        "projection": ("singular vector of the gradient", "share of the weights' norm", "index", False),
     }
     panels = []
     for quantity, (x, y, column, log) in shown.items():
-        part = table[table["quantity"] == quantity]
-        part = part[part["layer"] == middle] if quantity != "activations" else part
+        part = placed[(table["quantity"] == quantity) & (in_middle if quantity == "weights" else True)]
         panels.append(Panel(x, y, lines(part, "start", column, "value"), log_y=log))
     figure = line_figure(
         "gradients",
         finding,
         "Gradients by layer, their distribution in the middle layer, and the weights along them.",
-        "Mean, least and greatest over seeds and pairs; {FIXED} training examples and a new head.",
+        f"Mean, least and greatest over seeds and pairs; {FIXED} training examples and a new head.",
         panels,
     )
     return Outcome(table, figure, verdict(CLAIM, difference, "seed", "log of the ratio"))
