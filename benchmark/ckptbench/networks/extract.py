@@ -302,7 +302,7 @@ class _Rows:
             squares += np.square(values).sum(axis=0)
             error += np.square(values - values.astype(np.float16)).sum(axis=0)
         variance = squares - total**2 / self.count
-        varies = variance > 1e-12 * squares  # the digits that float32 has
+        varies = variance > 1e-13 * squares  # by more than the last digits of float32
         lost = np.minimum(error[varies] / variance[varies], 1.0)
         return not varies.any() or bool(lost.mean() < 0.01)
 
