@@ -6,7 +6,6 @@ import pytest
 
 from ckptbench.base.text import (
     compact,
-    count_entry,
     counted,
     duration,
     listed,
@@ -32,8 +31,6 @@ def test_numbers() -> None:
     assert spread([0.5, 0.501]) == "0.50"
     assert loss(-0.31) == "nothing (-0.3 points)"
     assert loss(1.26) == "1.3 points"
-    assert count_entry(3, 4) == "3/4"
-    assert count_entry(3, NAN) == ""
 
 
 def test_two_digits_or_all_before_the_point() -> None:

@@ -57,7 +57,8 @@ def shrunk(name: str) -> Suite:
         unit = "epochs" if protocol["epochs"] else "iterations"
         milestones = protocol["training"]["milestones"]
         protocol["training"]["milestones"] = [round(LENGTH * m / protocol[unit]) for m in milestones]
-        protocol.update({"seeds": SEEDS[name], unit: LENGTH})
+        window = protocol["window"] and 12  # of 16 pixels, where it is 224 of 256
+        protocol.update({"seeds": SEEDS[name], unit: LENGTH, "window": window})
     return Suite.model_validate(suite)
 
 

@@ -96,8 +96,3 @@ def duration(seconds: float) -> str:
 def seconds_entry(value: float) -> str:
     """Seconds without their unit, for a column whose head names it."""
     return "<.001" if 0 < value < 0.001 else compact(value) if np.isfinite(value) else ""
-
-
-def count_entry(present: float, wanted: float) -> str:
-    """'36/40' cells."""
-    return "" if np.isnan(wanted) else f"{present:.0f}/{wanted:.0f}"

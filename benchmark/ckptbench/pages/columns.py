@@ -17,7 +17,7 @@ import pandas as pd
 
 from ckptbench.agreement.judge import REFERENCE
 from ckptbench.agreement.runs import MIN_RUNS
-from ckptbench.base.text import count_entry, number, seconds_entry, with_interval
+from ckptbench.base.text import number, seconds_entry, with_interval
 
 GOALS = {"fe": "Feature extraction", "ft": "Fine-tuning"}
 
@@ -134,7 +134,9 @@ def _verdict(row: Row) -> Entry:
 
 
 def _counts(a: str, b: str) -> Callable[[Row], Entry]:
-    return lambda row: Entry(count_entry(row[a], row[b]), "" if pd.isna(row[b]) else float(row[a]))
+    return lambda row: (
+        Entry("", "") if pd.isna(row[b]) else Entry(f"{row[a]:.0f}/{row[b]:.0f}", float(row[a]))
+    )
 
 
 def _runs_moved(row: Row) -> Entry:
