@@ -249,7 +249,7 @@ def _typed(name: str, frame: pd.DataFrame, where: str) -> pd.DataFrame:
             else:
                 # Python's parser of numbers, unlike that of older pandas, is exact to the last bit.
                 numbers = np.array([np.nan if v == "" else v for v in values], dtype=np.float64)
-                frame[column] = numbers.round(6) if column == "seconds" else numbers
+                frame[column] = numbers.round(6) if column == "seconds" and name in COLUMNS else numbers
         except (ValueError, TypeError) as error:
             raise InputError(f"{where}, column {column!r}: {error}") from None
     return frame
