@@ -1,4 +1,4 @@
-"""Distances between classes: CDNV, its directional form, and the INT index."""
+"""CDNV and its directional form: the spread within classes against the distance between them."""
 
 import math
 
@@ -77,38 +77,3 @@ class DirectionalCDNV(_ClassDistance):
             along = rows - rows[:, c, None] - (gram[c] - gram[c, c])
             total += float(((along**2).mean(axis=0) / distance2[c] ** 2).sum())
         return -total / (len(means) * (len(means) - 1))
-
-
-class InterclassDistance:
-    """Mean over pairs of classes of the mean Euclidean distance between their examples.
-
-    The INT index of cluster validity, as the meta-features of pymfe compute it. F is N x D, labels are
-    classes, at least two. >= 0. Cost: N^2 D operations, in blocks of rows. N < D makes no difference. It
-    grows with the features' scale and does not look at the spread within classes: what it finds along a run
-    can be the growth of the features alone (the control says whether it is).
-
-    The paper that takes it as a transferability score was read as a summary; what it does to the features
-    beforehand is not known here.
-
-    Invariant to row order, label names, translation and rotation.
-    """
-
-    name = "int"
-    paper = (
-        "Bezdek and Pal 1998, Some New Indexes of Cluster Validity; as a score of transferability: Singh et "
-        "al. 2025, Occam's Model: Selecting Simpler Representations for Better Transferability Estimation"
-    )
-    bounds = (0.0, math.inf)
-    scale: str = "raw"
-
-    def score(self, candidate: Candidate) -> float:
-        _, labels, counts = np.unique(candidate.classes, return_inverse=True, return_counts=True)
-        classes, matrix = len(counts), candidate.matrix - candidate.matrix.mean(axis=0)
-        onehot, norm2 = np.eye(classes)[labels], np.einsum("ij,ij->i", matrix, matrix)
-        sums: Float = np.zeros((classes, classes))
-        for start in range(0, len(matrix), 1024):
-            rows = slice(start, start + 1024)
-            square = norm2[rows, None] + norm2 - 2.0 * matrix[rows] @ matrix.T
-            sums += onehot[rows].T @ np.sqrt(np.maximum(square, 0.0)) @ onehot
-        means = sums / np.outer(counts, counts)
-        return float((means.sum() - np.trace(means)) / (classes * (classes - 1)))

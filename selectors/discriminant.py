@@ -11,14 +11,12 @@ right singular vectors of the centred features, where it is diag(sigma^2)/N less
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
 from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.special import logsumexp, softmax
 
-from ckptbench import Candidate, Float
+from ckptbench import Candidate, Float, InputError
 
 _EPS = np.finfo(np.float64).eps
 
@@ -103,10 +101,11 @@ class SFDA:
     bounds = (0.0, 1.0)
     readings = ("reading=code",)
     paper = "Shao et al. 2022, Not All Models Are Equal: Predicting Model Transferability in a Fisher Space"
-    reading: Literal["paper", "code"] = "paper"
+    reading: str = "paper"
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
+        _known("sfda", self.reading)
         lda = _Discriminant(candidate)
         paper = self.reading == "paper"
         lam = lda.shrinkage() if paper else lda.shrinkage_by_rounds()
@@ -147,10 +146,11 @@ class ETran:
     name = "etran"
     bounds = (0.0, 1.0)
     paper = "Gholami et al. 2023, ETran: Energy-Based Transferability Estimation"
-    reading: Literal["paper", "code"] = "paper"
+    reading: str = "paper"
     scale: str = "raw"
 
     def score_pool(self, candidates: Sequence[Candidate]) -> Float:
+        _known("etran", self.reading)
         terms = np.array([self._terms(candidate) for candidate in candidates])
         return _minmax(terms) @ [0.85, 0.15]
 
@@ -195,7 +195,7 @@ class NCTI:
     name = "ncti"
     paper = "Wang et al. 2023, How Far Pre-trained Models Are from Neural Collapse on the Target Dataset"
     bounds = (-1.0, 2.0)
-    dims: Annotated[int, Field(ge=1)] = 64
+    dims: int = 64
     scale: str = "raw"
 
     def score_pool(self, candidates: Sequence[Candidate]) -> Float:
@@ -218,6 +218,11 @@ class NCTI:
         posterior = lda.posterior(lam, target)
         spread = sum(np.linalg.norm(posterior[lda.labels == c], "nuc") for c in range(classes))
         return geometry, lda.true_class(posterior).mean(), np.log(spread)
+
+
+def _known(name: str, reading: str) -> None:
+    if reading not in ("paper", "code"):
+        raise InputError(f"{name}: reading={reading!r} is not known: paper or code")
 
 
 def _minmax(terms: Float) -> Float:

@@ -3,13 +3,10 @@
 Source: Pandy et al. 2022, Transferability Estimation using Bhattacharyya Class Separability.
 """
 
-from typing import Annotated, Literal
-
 import numpy as np
-from pydantic import Field
 from scipy.spatial.distance import cdist
 
-from ckptbench import Candidate
+from ckptbench import Candidate, InputError
 
 
 class GBC:
@@ -37,12 +34,14 @@ class GBC:
     name = "gbc"
     bounds = (lambda classes: -classes * (classes - 1.0), 0.0)
     paper = "Pandy et al. 2022, Transferability Estimation using Bhattacharyya Class Separability"
-    dims: Annotated[int, Field(ge=1)] = 64
-    floor: Annotated[float, Field(gt=0)] = 1e-4
-    reading: Literal["paper", "code"] = "paper"
+    dims: int = 64
+    floor: float = 1e-4
+    reading: str = "paper"
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
+        if self.reading not in ("paper", "code"):
+            raise InputError(f"gbc: reading={self.reading!r} is not known: paper or code")
         spectrum = candidate.centred
         k = max(1, min(self.dims, spectrum.rank))
         components = spectrum.combine(np.eye(len(spectrum.sigma2), k) * spectrum.sigma[:k])

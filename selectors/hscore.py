@@ -7,11 +7,9 @@ the variance sigma_i^2/N, of which s_i = sum over c of X_ic^2/n_c is the share b
 
 import math
 import warnings
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from ckptbench import Candidate, InputError
 
@@ -105,7 +103,7 @@ class ShrunkHScore:
     bounds = (0.0, lambda classes: 2.0 * (classes - 1.0))
     paper = "Ibrahim et al. 2021, Newer is not always better: Rethinking transferability metrics"
     scale: str = "raw"
-    ddof: Annotated[int, Field(ge=0, le=1)] = 1
+    ddof: int = 1
 
     def score(self, candidate: Candidate) -> float:
         spectrum = candidate.centred

@@ -1,10 +1,8 @@
 """TwoNN: the intrinsic dimension of the features, from the distances to the two nearest neighbours."""
 
 import math
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 from scipy.spatial.distance import cdist
 
 from ckptbench import Candidate, InputError
@@ -39,11 +37,13 @@ class TwoNN:
     published = "lower"
     random = True
     bounds = (-math.inf, 0.0)
-    discard: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    rows: Annotated[int, Field(ge=10)] = 5000
+    discard: float = 0.1
+    rows: int = 5000
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
+        if not 0 <= self.discard < 1:
+            raise InputError(f"two-nn: discard={self.discard} is not in [0, 1)")
         matrix = np.asarray(candidate.features, dtype=np.float64)
         if len(matrix) > self.rows:
             matrix = matrix[np.sort(candidate.rng.permutation(len(matrix))[: self.rows])]

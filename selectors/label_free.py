@@ -1,10 +1,8 @@
 """Scores of the shape of the feature spectrum alone: no labels, no source head."""
 
 import math
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
 from ckptbench import Candidate, InputError
 
@@ -61,8 +59,8 @@ class AlphaReq:
         "Agrawal et al. 2022, alpha-ReQ: Assessing Representation Quality by Measuring Eigenspectrum Decay"
     )
     scale: str = "raw"
-    first: Annotated[int, Field(ge=1)] = 1
-    last: Annotated[int | None, Field(ge=2)] = None
+    first: int = 1
+    last: int | None = None
 
     def score(self, candidate: Candidate) -> float:
         spectrum = candidate.centred

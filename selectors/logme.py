@@ -1,7 +1,6 @@
 """LogME: the maximum log evidence of a Bayesian linear model of the labels."""
 
 import warnings
-from typing import Literal
 
 import numpy as np
 
@@ -38,9 +37,11 @@ class LogME:
     paper = "You et al. 2021, LogME: Practical Assessment of Pre-trained Models for Transfer Learning"
     readings = ("reading=code",)
     scale: str = "raw"
-    reading: Literal["paper", "code"] = "paper"
+    reading: str = "paper"
 
     def score(self, candidate: Candidate) -> float:
+        if self.reading not in ("paper", "code"):
+            raise InputError(f"logme: reading={self.reading!r} is not known: paper or code")
         spectrum = candidate.centred if self.scale == "std" else candidate.spectrum
         if spectrum.rank == 0:
             raise InputError("logme: the features are all zero (or constant, once standardised)")

@@ -5,10 +5,8 @@ Source: Li et al. 2021, Ranking Neural Checkpoints.
 
 import math
 import warnings
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
 from ckptbench import Candidate, Float
 
@@ -40,8 +38,8 @@ class NLEEP:
     cheap = False
     paper = "Li et al. 2021, Ranking Neural Checkpoints"
     random = True
-    components: Annotated[int | None, Field(ge=1)] = None
-    variance: Annotated[float, Field(gt=0, le=1)] = 0.8
+    components: int | None = None
+    variance: float = 0.8
     log: bool = True
     scale: str = "raw"
 

@@ -4,10 +4,7 @@ Source: Xu and Kang 2023, Fast and Accurate Transferability Measurement by Evalu
 Variance; the estimator is that of Kozachenko and Leonenko 1987.
 """
 
-from typing import Annotated, Literal
-
 import numpy as np
-from pydantic import Field
 from scipy.spatial.distance import cdist
 from scipy.special import digamma, gammaln
 
@@ -42,12 +39,14 @@ class TMI:
     name = "tmi"
     paper = "Xu and Kang 2023, Fast and Accurate Transferability Measurement"
     exempt = ("direction: the spread within a class does not depend on where the others lie",)
-    k: Annotated[int, Field(ge=1)] = 3
-    norm: Literal["euclidean", "max"] = "euclidean"
-    floor: Annotated[float, Field(gt=0)] = 1e-6
+    k: int = 3
+    norm: str = "euclidean"
+    floor: float = 1e-6
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
+        if self.norm not in ("euclidean", "max"):
+            raise InputError(f"tmi: norm={self.norm!r} is not known: euclidean or max")
         d = candidate.features.shape[1]
         ball = d * np.log(2) if self.norm == "max" else d / 2 * np.log(np.pi) - gammaln(d / 2 + 1)
         total = weight = 0.0

@@ -1,9 +1,6 @@
 """Leave-one-out accuracy of the nearest neighbours."""
 
-from typing import Annotated
-
 import numpy as np
-from pydantic import Field
 
 from ckptbench import Candidate
 
@@ -26,7 +23,7 @@ class NearestNeighbours:
     bounds = (0.0, 1.0)
     paper = "Cover and Hart 1967, Nearest neighbor pattern classification"
     scale: str = "raw"
-    k: Annotated[int, Field(ge=1)] = 5
+    k: int = 5
 
     def score(self, candidate: Candidate) -> float:
         classes, onehot = candidate.classes, candidate.onehot

@@ -7,11 +7,9 @@ by the target; a partial last batch is dropped, and fewer rows than a batch are 
 """
 
 import math
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from ckptbench import Candidate, Spectrum, leave_one_out, row_batches
 
@@ -54,8 +52,8 @@ class BatchSpectralShrinkage:
     random = True
     paper = _PAPER
     scale: str = "raw"
-    k: Annotated[int, Field(ge=1)] = 1
-    batch: Annotated[int, Field(ge=2)] = 48
+    k: int = 1
+    batch: int = 48
 
     def score(self, candidate: Candidate) -> float:
         return -_smallest_share(_batch_spectra(candidate, self.batch), self.k)
@@ -74,8 +72,8 @@ class BatchSpectralShrinkageRaw:
     paper = _PAPER
     published = "lower"
     scale: str = "raw"
-    k: Annotated[int, Field(ge=1)] = 1
-    batch: Annotated[int, Field(ge=2)] = 48
+    k: int = 1
+    batch: int = 48
 
     def score(self, candidate: Candidate) -> float:
         return -float(_batch_spectra(candidate, self.batch)[:, : self.k].sum(axis=1).mean())
@@ -91,7 +89,7 @@ class BatchSpectralTail:
     random = True
     paper = _PAPER
     scale: str = "raw"
-    batch: Annotated[int, Field(ge=2)] = 48
+    batch: int = 48
 
     def score(self, candidate: Candidate) -> float:
         spectra = _batch_spectra(candidate, self.batch)
@@ -122,8 +120,8 @@ class TruncatedSvd:
     paper = _PAPER
     exempt = ("direction: compares a checkpoint with itself truncated, not its classes with each other",)
     scale: str = "raw"
-    r: Annotated[int, Field(ge=1)] = 8
-    batch: Annotated[int, Field(ge=2)] = 48
+    r: int = 8
+    batch: int = 48
 
     def score(self, candidate: Candidate) -> float:
         rows = row_batches(len(candidate.features), self.batch, candidate.rng)

@@ -1,6 +1,6 @@
-"""How flat the source loss is at the source head: its gradient and Fisher information, in closed form.
+"""How sharp the source loss is at the source head: its Fisher information, in closed form.
 
-Both are of the head's weights alone, on the rows of the source set that a candidate has (at most 1,000): the
+It is of the head's weights alone, on the rows of the source set that a candidate has (at most 1,000): the
 loss of a row with features f, label y and probabilities p = softmax(W f + b) has the gradient (p - e_y) f'
 in W.
 """
@@ -31,31 +31,6 @@ def _head(candidate: Candidate) -> tuple[Float, Float, Float]:
             f"the head takes {weight.shape[1]} and knows {len(weight)} classes"
         )
     return features, source.labels, softmax(features @ weight.T + bias, axis=1)
-
-
-class HeadGradient:
-    """- |mean over source rows of (p - e_y) f'|, the norm of the loss's gradient in the head's weights.
-
-    The abstract defines the statistic in full, and this is it without the two normalisations (by the scale
-    of the head or of the features) that it names and does not define. The paper takes one training batch,
-    ours all the source rows at hand, in evaluation mode. Low is good there; ours is negated. <= 0, and 0 at
-    a stationary head. Cost: loading the network and N D C_s operations. Sees nothing of the target.
-
-    Invariant to the order of the source rows.
-    """
-
-    name = "head-gradient"
-    needs = ("source", "weights")
-    paper = (
-        "Wu and Summa 2026, No Validation, No Problem: Predicting Model Performance from a Single Gradient"
-    )
-    published = "lower"
-    bounds = (-math.inf, 0.0)
-
-    def score(self, candidate: Candidate) -> float:
-        features, labels, p = _head(candidate)
-        p[np.arange(len(p)), labels] -= 1.0
-        return -float(np.linalg.norm(p.T @ features) / len(features))
 
 
 class HeadFisherTrace:

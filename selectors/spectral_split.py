@@ -12,10 +12,8 @@ takes no decomposition beyond the candidate's own.
 """
 
 from collections.abc import Iterator
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
 from ckptbench import (
     PENALTIES,
@@ -37,8 +35,8 @@ class _Split:
     paper = "Deng et al. 2022, Inadequately Pre-trained Models are Better Feature Extractors"
     readings = ("batch=128",)
     scale: str = "raw"
-    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
-    batch: Annotated[int | None, Field(ge=2)] = None
+    threshold: float = 0.8
+    batch: int | None = None
 
     def spectra(self, candidate: Candidate) -> Iterator[Spectrum]:
         """The spectra that are split: of all rows, or of each batch."""

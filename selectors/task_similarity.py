@@ -1,15 +1,13 @@
 """Scores that compare similarities: those of the examples' features with those of their labels.
 
 PARC and LFC correlate the two N x N matrices; the two gram scores ask how complex the labels are for the
-kernel of an infinitely wide two-layer network whose inputs are the features. All work on
-``rows`` examples or fewer, up to rounding, sampled by class.
+kernel of an infinitely wide two-layer network whose inputs are the features. All work on at most
+``rows`` examples, sampled by class.
 """
 
 import math
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
 from scipy.linalg import lstsq
 
 from ckptbench import (
@@ -21,14 +19,25 @@ from ckptbench import (
     centred_onehot,
     kernel_weights,
     label_complexity,
-    stratified,
 )
 
 
 def _sample(candidate: Candidate, rows: int) -> Candidate:
-    """The candidate on about ``rows`` examples where it has more, drawn with its seed by class."""
-    n = len(candidate.classes)
-    return candidate.rows(stratified(candidate.classes, rows / n, candidate.seed)) if n > rows else candidate
+    """The candidate on at most ``rows`` examples, drawn with its seed, each class in proportion."""
+    if len(candidate.classes) <= rows:
+        return candidate
+    chosen = _by_class(candidate.classes, rows, candidate.rng)
+    return candidate.rows(chosen)
+
+
+def _by_class(classes: Array, rows: int, rng: np.random.Generator) -> Array:
+    """Indices of ``rows`` examples, each class in proportion."""
+    order = rng.permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    counts = np.bincount(classes)
+    # The j-th of n_c examples of a class stands at (j + 1/2)/n_c: the front of all classes is a sample.
+    place = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+    return np.sort(order[np.argsort(place, kind="stable")[:rows]])
 
 
 class PARC:
@@ -48,7 +57,7 @@ class PARC:
     Parameters
     ----------
     dims : principal components kept
-    rows : about how many examples are used at most, drawn by class
+    rows : examples used at most, drawn by class
     reading : "cosine" as above; "code" repeats the authors' steps: a randomised PCA of one power iteration
         (seed 1919), Pearson's correlation of rows under scikit-learn's signs, and ranks of label distances
         as they come out of floating point, where the pairs of some classes differ from those of others in
@@ -60,12 +69,14 @@ class PARC:
     random = True
     bounds = (-100.0, 100.0)
     readings = ("reading=code",)
-    dims: Annotated[int, Field(ge=1)] = 32
-    rows: Annotated[int, Field(ge=2)] = 5000
-    reading: Literal["cosine", "code"] = "cosine"
+    dims: int = 32
+    rows: int = 5000
+    reading: str = "cosine"
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
+        if self.reading not in ("cosine", "code"):
+            raise InputError(f"parc: reading={self.reading!r} is not known: cosine or code")
         sample = _sample(candidate, self.rows)
         if self.reading == "code":
             return self._as_published(sample)
@@ -125,7 +136,7 @@ class LFC:
 
     Parameters
     ----------
-    rows : about how many examples are used at most, drawn by class
+    rows : examples used at most, drawn by class
     norm : "frobenius" as above; "spectral" divides by the kernels' largest eigenvalues instead, as some
         public code reads the paper's norm (no bound but N)
     """
@@ -133,8 +144,8 @@ class LFC:
     name = "lfc"
     random = True
     paper = "Deshpande et al. 2021, A linearized framework and a new benchmark for model selection"
-    rows: Annotated[int, Field(ge=2)] = 5000
-    norm: Literal["frobenius", "spectral"] = "frobenius"
+    rows: int = 5000
+    norm: str = "frobenius"
     scale: str = "raw"
 
     @property
@@ -142,6 +153,8 @@ class LFC:
         return (-1.0, 1.0) if self.norm == "frobenius" else (-math.inf, math.inf)
 
     def score(self, candidate: Candidate) -> float:
+        if self.norm not in ("frobenius", "spectral"):
+            raise InputError(f"lfc: norm={self.norm!r} is not known: frobenius or spectral")
         sample = _sample(candidate, self.rows)
         n, spectrum = len(sample.classes), sample.spectrum
         counts = np.bincount(sample.classes).astype(np.float64)
@@ -177,7 +190,7 @@ class Gram:
 
     Parameters
     ----------
-    rows : about how many examples are used at most, drawn by class
+    rows : examples used at most, drawn by class
     """
 
     name = "gram"
@@ -185,7 +198,7 @@ class Gram:
     published = "lower"
     bounds = (-math.inf, 0.0)
     paper = "Liu et al. 2019, Towards Understanding the Transferability of Deep Representations"
-    rows: Annotated[int, Field(ge=2)] = 5000
+    rows: int = 5000
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
@@ -210,7 +223,7 @@ class GramTransfer:
 
     Parameters
     ----------
-    rows, source_rows : about how many examples of the target and of the source are used at most
+    rows, source_rows : examples of the target and of the source used at most, drawn by class
     """
 
     name = "gram-transfer"
@@ -219,8 +232,8 @@ class GramTransfer:
     bounds = (-math.inf, 0.0)
     needs = ("features", "labels", "source")
     paper = "Liu et al. 2019, Towards Understanding the Transferability of Deep Representations"
-    rows: Annotated[int, Field(ge=2)] = 5000
-    source_rows: Annotated[int, Field(ge=1)] = 1000
+    rows: int = 5000
+    source_rows: int = 1000
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
@@ -229,7 +242,7 @@ class GramTransfer:
             raise InputError("gram-transfer needs rows of the source set, found none")
         inputs, classes = np.asarray(source.features, dtype=np.float64), source.labels
         if len(classes) > self.source_rows:
-            chosen = stratified(classes, self.source_rows / len(classes), candidate.seed)
+            chosen = _by_class(classes, self.source_rows, candidate.rng)
             inputs, classes = inputs[chosen], classes[chosen]
         weights = kernel_weights(arc_cosine(inputs), centred_onehot(classes))
         carried = arc_cosine(sample.matrix, inputs) @ weights

@@ -4,12 +4,10 @@ Source: Huang et al. 2022, Frustratingly Easy Transferability Estimation.
 """
 
 import math
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
 
-from ckptbench import Candidate, Float
+from ckptbench import Candidate, Float, InputError
 
 
 class TransRate:
@@ -32,12 +30,14 @@ class TransRate:
     name = "transrate"
     bounds = (0.0, math.inf)
     paper = "Huang et al. 2022, Frustratingly Easy Transferability Estimation"
-    eps: Annotated[float, Field(gt=0)] = 1e-4
-    weights: Literal["size", "equal"] = "size"
+    eps: float = 1e-4
+    weights: str = "size"
     normalise: bool = False
     scale: str = "raw"
 
     def score(self, candidate: Candidate) -> float:
+        if self.weights not in ("size", "equal"):
+            raise InputError(f"transrate: weights={self.weights!r} is not known: size or equal")
         spectrum = candidate.centred
         energy = spectrum.sigma2[: spectrum.rank].sum() if self.normalise else 1.0
         inverse = 1.0 / (self.eps * energy) if energy > 0 else 0.0
