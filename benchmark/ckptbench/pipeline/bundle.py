@@ -12,6 +12,7 @@ Candidates are made of arrays and JSON and nothing else; neither torch nor a dat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from ckptbench.base.errors import InputError
 from ckptbench.base.files import checksum
 from ckptbench.base.folders import results_roots
 from ckptbench.base.store import Store
-from ckptbench.base.text import nearest
+from ckptbench.base.text import counted, nearest
 from ckptbench.base.types import Checkpoint, locked
 from ckptbench.pages.leaderboard import Leaderboards, build
 from ckptbench.pipeline.arrays import Archive, Encoding, decode
@@ -241,10 +242,8 @@ class Frozen:
             published = agreement[~agreement["selector"].isin(names)]
             agreement = pd.concat([own[own["selector"].isin(names)], published], ignore_index=True)
         boards = build(results, agreement)
-        samples = ", ".join(
-            f"{pair.rows} of {pair.examples} examples ({pair.source}, {pair.target})"
-            for pair in self.manifest.pairs
-        )
+        sizes = Counter(f"{pair.rows} of {pair.examples} examples" for pair in self.manifest.pairs)
+        samples = ", ".join(f"{size} ({counted(n, 'source-target pair')})" for size, n in sizes.items())
         bits = {"float16": "16-bit", "uint8": "8-bit"}[self.manifest.encoding]
         bundle = f"bundle {digest(self.manifest.files)}, scored by commit {self.manifest.commit[:12]}"
         boards.footer.append(f"Scores are those on the frozen {bits} rows: {samples}; {bundle}.")
