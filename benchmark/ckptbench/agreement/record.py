@@ -176,8 +176,9 @@ def in_words(record: pd.DataFrame | None, goal: str) -> str:
     if favourite["name"] == LAST:
         return f"Take the last checkpoint: {on} nothing has won anything over it in the median."
     gain = float(winner["gain_median"])
+    moved = f"{'won' if gain > 0 else 'lost'} {number(abs(gain), 1)} points" if gain else "won nothing"
     outcome = (
-        f"{'won' if gain > 0 else 'lost'} {number(abs(gain), 1)} points over the last in the median "
+        f"{moved} over the last in the median "
         f"(helped {int(winner['helped'])}, harmed {int(winner['harmed'])})."
     )
     if to_follow(record, goal) is None:
