@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ckptbench.base.errors import InputError
 from ckptbench.base.files import atomic, make_folder
 from ckptbench.base.store import Store
-from ckptbench.base.types import Checkpoint, Examples, Key, Metric, Preprocessing
+from ckptbench.base.types import Checkpoint, Examples, Key, Metric, Preprocessing, Task
 from ckptbench.pipeline.progress import Reporter
 from ckptbench.ranking.answer import Ranking
 from ckptbench.ranking.defaults import cheap_score, lacks
@@ -77,7 +77,7 @@ class Monitor:
         *,
         size: int = 224,
         normalise: Normalisation | None = None,
-        task: str = "classification",
+        task: Task = "classification",
         scores: Sequence[str] | None = None,
         probe: int = 0,
         keep: int = 0,
@@ -96,7 +96,7 @@ class Monitor:
             raise InputError(f"keep is {keep} and probe is {probe}: neither can be less than 0")
         if log is not None and not callable(log):
             raise InputError(f"log is a {type(log).__name__}: it should be a function, as print is")
-        options = Options(goal="fe", task=task, metric=metric, plugins=plugins, limit=limit).checked()  # type: ignore[arg-type]
+        options = Options(goal="fe", task=task, metric=metric, plugins=plugins, limit=limit).checked()
         if scores is None:
             scores = (cheap_score(options.task, options.plugins),)
         elif isinstance(scores, str):

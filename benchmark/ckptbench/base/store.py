@@ -76,7 +76,8 @@ class Store:
         try:
             if verify and checksum(path) != facts["checksum"]:
                 raise ValueError("its checksum does not fit")
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+            features: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return features
         except (ValueError, KeyError, OSError, EOFError) as error:
             self.report(path, error)
             return None

@@ -41,7 +41,7 @@ class Options:
     task: Task = "classification"
     metric: Metric | None = None
     groups: Any = None
-    plugins: Sequence[str] = ()
+    plugins: Sequence[str] | str = ()
     layer: str | None = None
     size: int | None = None
     normalise: Normalisation | None = None

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckptbench.base.errors import InputError
 from ckptbench.base.store import Store
-from ckptbench.base.types import Cell, Metric
+from ckptbench.base.types import Cell, Metric, Task
 from ckptbench.ranking.answer import Ranking
-from ckptbench.ranking.options import LIMIT, Normalisation, Options
+from ckptbench.ranking.options import LIMIT, Goal, Normalisation, Options
 from ckptbench.ranking.remembered import question
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ def rank(
     arch: str | None = None,
     data: Any = None,
     *,
-    goal: str = "fe",
+    goal: Goal = "fe",
     budget: str | float | None = None,
-    task: str = "classification",
+    task: Task = "classification",
     metric: Metric | None = None,
     groups: str | Path | Sequence[Any] | None = None,
     plugins: Sequence[str] | str = (),
@@ -83,7 +83,7 @@ def rank(
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}: at least one is needed")
     options = Options(
-        arch=arch, goal=goal, budget=budget, task=task, metric=metric, groups=groups, plugins=plugins,  # type: ignore[arg-type]
+        arch=arch, goal=goal, budget=budget, task=task, metric=metric, groups=groups, plugins=plugins,
         layer=layer, size=size, normalise=normalise, key=key, prefix=prefix, pattern=pattern, strict=strict,
         device=device, precision=precision, limit=limit,
     ).checked()  # fmt: skip

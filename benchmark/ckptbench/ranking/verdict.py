@@ -69,10 +69,8 @@ def probed(
         }
     else:
         aim = "for regression" if labelled.task == "regression" else "for a classifier"
-        verdict = {
-            "Take": f"epoch {best.epoch} ({name_of(best)}), {aim} on frozen features: "
-            f"the highest {METRIC_NAMES[metric]} of {count}."
-        }
+        highest = f"the highest {METRIC_NAMES[metric]} of {count}"
+        verdict = {"Take": f"epoch {best.epoch} ({name_of(best)}), {aim} on frozen features: {highest}."}
     baseline, blind = _blind(labelled, metric)
     least = -9.99 if metric == "r2" else 0.0
     low, high = (percent_of(expected + side * spread, least) for side in (-1, 1))

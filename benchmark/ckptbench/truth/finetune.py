@@ -128,17 +128,8 @@ def finetune(
     started = time.perf_counter()
     _prepare(network, head_name, device, compile)
     weights = {key: value for key, value in state_dict.items() if not key.startswith(head_name + ".")}
-    images, labels = train_images, train_labels
-    if protocol.rate < 1:
-        kinds = labels.cpu().numpy() if labels.ndim == 1 else np.zeros(len(labels), np.int64)
-        drawn = stratified(kinds, protocol.rate, derive_seed("sample", seed))
-        rows = torch.from_numpy(drawn)
-        images, labels = images[rows.to(images.device)], labels[rows.to(labels.device)]
-    if task != "classification":
-        labels, test_labels = labels.float(), test_labels.float()
-    if task == "regression":
-        level, unit = labels.mean(dim=0), labels.std(dim=0).clamp_min(1e-12)
-        labels, test_labels = (labels - level) / unit, (test_labels - level) / unit
+    images, labels = _sampled(train_images, train_labels, protocol.rate, seed)
+    labels, test_labels = _as_targets(labels, test_labels, task)
     images, labels, test_images = images.to(device), labels.to(device), test_images.to(device)
     width = _width(network, head_name, to_input(images[:1], mean, std))
     batch = min(protocol.training.batch, len(images))
@@ -183,6 +174,26 @@ def finetune(
         note=_note(batch, parts, penalties),
         features=(put_out(train_images), put_out(test_images)) if features else None,
     )
+
+
+def _sampled(images: Tensor, labels: Tensor, rate: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The share of the training split that a seed draws, by class where there are classes."""
+    if rate == 1:
+        return images, labels
+    kinds = labels.cpu().numpy() if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+    rows = torch.from_numpy(stratified(kinds, rate, derive_seed("sample", seed)))
+    return images[rows.to(images.device)], labels[rows.to(labels.device)]
+
+
+def _as_targets(labels: Tensor, test_labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    """Labels as the task's loss takes them; numbers in units of the training examples' deviation."""
+    if task == "classification":
+        return labels, test_labels
+    labels, test_labels = labels.float(), test_labels.float()
+    if task == "multilabel":
+        return labels, test_labels
+    level, unit = labels.mean(dim=0), labels.std(dim=0).clamp_min(1e-12)
+    return (labels - level) / unit, (test_labels - level) / unit
 
 
 def predict(
